@@ -1,0 +1,196 @@
+"""Stores and reads: what occupies memory, and who looks at it.
+
+Resident bytes are a sum over stores, decode traffic is a sum over reads. A layer stores KV iff some layer reads it,
+so cross-layer sharing needs no code of its own: only `reads` in a mixer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from kvplan.errors import InvalidInput
+from kvplan.specs import FULL, Attention, Growth, Latent, Mixer, ModelSpec, Part, Recurrent
+
+__all__ = ["CachePlan", "Read", "Store", "build_plan", "longest", "mixer_growth", "mixer_parts"]
+
+
+class Store(NamedTuple):
+    """One cache that exists: the layer that owns it and its parts."""
+
+    layer: int
+    label: str  # global | local | chunk | latent | state | cross ...
+    parts: tuple[Part, ...]
+
+
+class Read(NamedTuple):
+    """One mixer's look at one store. Dims are per head; prefill and decode differ where MLA is absorbed."""
+
+    layer: int
+    store: int
+    growth: Growth
+    heads: int
+    score_dim: int
+    value_dim: int
+    decode_score_dim: int
+    decode_value_dim: int
+    top_k: int | None = None  # an indexer lets it read at most this many entries
+    index_heads: int = 0
+    index_dim: int = 0
+    own: tuple[str, ...] = ()  # names of the parts it reads; () = all
+
+
+class CachePlan(NamedTuple):
+    """The cache of a model: each store once, each read once per layer that looks."""
+
+    stores: tuple[Store, ...]
+    reads: tuple[Read, ...]
+
+
+def mixer_growth(mixer: Mixer) -> Growth:
+    """How far back one mixer looks."""
+    if isinstance(mixer, Attention):
+        if mixer.cross:
+            return Growth("encoder")
+        if mixer.chunk is not None:
+            return Growth("chunk", mixer.chunk)
+        if mixer.window is not None:
+            return Growth("window", mixer.window)
+    return FULL
+
+
+def mixer_parts(mixer: Mixer) -> tuple[Part, ...]:
+    """The parts one mixer would store if it owned its cache."""
+    if isinstance(mixer, Recurrent):
+        conv = tuple(
+            Part(f"conv{i or ''}", channels, kernel - 1, "compute", Growth("constant", 1))
+            for i, (channels, kernel) in enumerate(mixer.conv)
+        )
+        return conv + mixer.state
+    growth = mixer_growth(mixer)
+    if isinstance(mixer, Latent):
+        parts = (
+            Part("latent", 1, mixer.kv_rank, "latent", growth, "none"),
+            Part("rope", 1, mixer.rope_dim, "latent", growth, "none"),
+        )
+    else:
+        parts = (
+            Part("key", mixer.kv_heads, mixer.key_dim, "key", growth),
+            Part("value", mixer.kv_heads, mixer.value_dim, "value", growth),
+        )
+    if mixer.index is not None and not mixer.index.shares:
+        parts += (Part("index", 1, mixer.index.dim, mixer.index.store_as, growth, "none"),)
+    return parts
+
+
+def longest(a: Growth, b: Growth) -> Growth:
+    """The growth that holds what both readers need.
+
+    >>> longest(Growth("window", 512), Growth("full"))
+    Growth(kind='full', limit=0)
+    >>> longest(Growth("window", 512), Growth("window", 1024)).limit
+    1024
+    """
+    if a == b:
+        return a
+    if a.kind == "full" or b.kind == "full":
+        return FULL
+    bounded = {"window", "chunk", "window_transformers"}
+    if a.kind in bounded and b.kind in bounded:
+        return a if a.limit >= b.limit else b
+    raise InvalidInput("sharing", f"{a.kind} with {b.kind}", "layers that share a cache must grow alike")
+
+
+def _label(mixer: Mixer, growth: Growth) -> str:
+    if isinstance(mixer, Recurrent):
+        return "state"
+    if growth.kind == "full":
+        return "latent" if isinstance(mixer, Latent) else "global"
+    return {"window": "local", "chunk": "chunk", "encoder": "cross"}[growth.kind]
+
+
+def _read(layer: int, store: int, mixer: Mixer, growth: Growth) -> Read:
+    if isinstance(mixer, Attention):
+        read = Read(
+            layer, store, growth, mixer.heads, mixer.key_dim, mixer.value_dim, mixer.key_dim, mixer.value_dim
+        )
+    elif isinstance(mixer, Latent):
+        read = Read(
+            layer,
+            store,
+            growth,
+            mixer.heads,
+            mixer.nope_dim + mixer.rope_dim,
+            mixer.value_dim,
+            mixer.kv_rank + mixer.rope_dim,
+            mixer.kv_rank,
+        )
+    else:
+        return Read(layer, store, growth, 0, 0, 0, 0, 0)
+    if mixer.index is not None:
+        index = mixer.index
+        scores = 0 if index.shares else index.heads
+        read = read._replace(top_k=index.top_k, index_heads=scores, index_dim=index.dim)
+    return read
+
+
+def build_plan(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = mixer_parts) -> CachePlan:
+    """Stores and reads of a model, derived once from its layers; ``parts_of`` lets an engine keep other parts.
+
+    Raises InvalidInput where layers share that cannot: other heads, other head dims, other parts.
+    """
+    owners: dict[tuple[int, int], int] = {}  # (layer, mixer position) -> store
+    stores: list[Store] = []
+    reads: list[Read] = []
+    pending: list[tuple[int, int, Mixer]] = []
+    targets = {
+        (mixer.reads, position)
+        for layer in spec.layers
+        for position, mixer in enumerate(layer.mixers)
+        if not isinstance(mixer, Recurrent) and mixer.reads is not None
+    }
+    for i, layer in enumerate(spec.layers):
+        for position, mixer in enumerate(layer.mixers):
+            if isinstance(mixer, Attention) and not mixer.cached:
+                continue
+            sharing = None if isinstance(mixer, Recurrent) else mixer.reads
+            if sharing is not None and sharing != i:
+                pending.append((i, position, mixer))
+                if (i, position) not in targets:
+                    continue
+            owners[i, position] = len(stores)
+            growth = Growth("constant", 1) if isinstance(mixer, Recurrent) else mixer_growth(mixer)
+            stores.append(Store(i, _label(mixer, growth), parts_of(mixer)))
+            if sharing is None or sharing == i:
+                reads.append(_read(i, len(stores) - 1, mixer, growth))
+    for i, position, mixer in pending:
+        assert not isinstance(mixer, Recurrent) and mixer.reads is not None
+        if not 0 <= mixer.reads < len(spec.layers):
+            raise InvalidInput(f"layers[{i}].reads", mixer.reads, f"a layer index from 0 to {len(spec.layers) - 1}")
+        store = owners.get((mixer.reads, position))
+        if store is None:
+            # a layer may mix several mixers: take the first attention-like store of the target layer
+            candidates = [s for (layer_index, _), s in owners.items() if layer_index == mixer.reads]
+            candidates = [s for s in candidates if stores[s].label != "state"]
+            if not candidates:
+                raise InvalidInput(f"layers[{i}].reads", mixer.reads, "a layer that stores keys and values")
+            store = candidates[0]
+        growth = mixer_growth(mixer)
+        stores[store] = _lengthen(stores[store], parts_of(mixer), mixer, growth, i)
+        reads.append(_read(i, store, mixer, growth))
+    reads.sort(key=lambda read: read.layer)
+    return CachePlan(tuple(stores), tuple(reads))
+
+
+def _lengthen(store: Store, wanted: tuple[Part, ...], reader: Mixer, growth: Growth, layer: int) -> Store:
+    def shape(parts: tuple[Part, ...]) -> list[tuple[str, int, int]]:
+        return [(p.name, p.heads, p.width) for p in parts if p.name != "index"]
+
+    if shape(store.parts) != shape(wanted):
+        raise InvalidInput(
+            f"layers[{layer}].reads", store.layer, "a layer with equal KV heads, head dims and parts"
+        )
+    growths = {p.name: p.growth for p in wanted}
+    parts = tuple(p._replace(growth=longest(p.growth, growths.get(p.name, p.growth))) for p in store.parts)
+    label = _label(reader, growth) if parts != store.parts else store.label
+    return Store(store.layer, label, parts)

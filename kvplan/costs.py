@@ -1,0 +1,292 @@
+"""Ledgers: from a spec to named amounts of bytes and FLOPs. Formulas come from ``formulas.py``, facts from the spec.
+
+What depends on the spec alone is computed once per spec (``profile``); what depends on context, batch and formats is
+evaluated from grouped terms, so that an answer costs microseconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+from kvplan import formulas
+from kvplan.cache import CachePlan, Read, build_plan, mixer_parts
+from kvplan.errors import InvalidInput
+from kvplan.formats import Format, find_format
+from kvplan.num import Num
+from kvplan.specs import Growth, Mixer, ModelSpec, Part, Recurrent, Weight
+from kvplan.weights import active_parameters, count_parameters, layer_weights, outer_weights
+
+__all__ = [
+    "Flops",
+    "Formats",
+    "Held",
+    "Omission",
+    "Profile",
+    "Term",
+    "decode_flops",
+    "entries",
+    "held_bytes",
+    "hold",
+    "prefill_flops",
+    "profile",
+    "read_bytes",
+]
+
+
+class Term(NamedTuple):
+    """One named amount. basis: exact (follows from facts) | estimated | measured."""
+
+    path: str
+    value: int | float
+    unit: str
+    basis: str
+    formula: str
+    source: str
+
+
+class Omission(NamedTuple):
+    """What was not counted, and why."""
+
+    path: str
+    why: str
+
+
+class Formats(NamedTuple):
+    """Resolved storage formats of one plan."""
+
+    compute: Format
+    key: Format
+    value: Format
+    latent: Format
+
+    def of(self, part: Part) -> Format:
+        """The format that stores this part."""
+        if part.store_as == "key":
+            return self.key
+        if part.store_as == "value":
+            return self.value
+        if part.store_as == "latent":
+            return self.latent
+        return self.compute if part.store_as == "compute" else find_format(part.store_as)
+
+
+# Which entries a growth holds; the key is Growth.kind. Engines may add kinds of their own.
+ENTRIES: dict[str, Callable[[Num, Num], Num]] = {
+    "full": lambda tokens, limit: formulas.entries_full(tokens),
+    "window": formulas.entries_window,
+    "window_transformers": formulas.entries_window_transformers,
+    "chunk": formulas.entries_window,
+    "compress": formulas.entries_compressed,
+    "constant": lambda tokens, limit: limit,
+}
+
+
+def entries(growth: Growth, tokens: Num, encoder_tokens: Num) -> Num:
+    """Entries a part of this growth holds after ``tokens`` (``encoder_tokens`` for cross-attention)."""
+    if growth.kind == "encoder":
+        return encoder_tokens
+    return ENTRIES[growth.kind](tokens, growth.limit)
+
+
+class Held(NamedTuple):
+    """``count`` equal stored parts of one sequence."""
+
+    path: str
+    count: int
+    growth: Growth
+    bits: int  # of one entry
+    residual: int
+    residual_bits: int
+
+    @property
+    def is_state(self) -> bool:
+        """Recurrent and convolution state: bytes that do not grow with context (a full window is not state)."""
+        return self.growth.kind == "constant"
+
+
+def hold(plan: CachePlan, formats: Formats, tp: int = 1, layers: range | None = None) -> tuple[Held, ...]:
+    """The stored parts of a plan, equal ones grouped; with ``tp`` those of one tensor-parallel rank."""
+    groups: Counter[Held] = Counter()
+    for store in plan.stores:
+        if layers is not None and store.layer not in layers:
+            continue
+        for part in store.parts:
+            format_ = formats.of(part)
+            heads = formulas.heads_per_rank(part.heads, tp) if part.shard == "heads" and tp > 1 else part.heads
+            bits = formulas.row_bits(heads, part.width, format_.block, format_.block_bits)
+            residual_bits = heads * part.width * formats.compute.element_bits if format_.residual else 0
+            path = f"kv/{store.label}/{part.name}"
+            groups[Held(path, 0, part.growth, bits, format_.residual, residual_bits)] += 1
+    return tuple(held._replace(count=count) for held, count in groups.items())
+
+
+def held_bytes(held: Held, tokens: Num, encoder_tokens: Num = 0) -> Num:
+    """Bytes of one group for one sequence; each part is rounded up once."""
+    n = entries(held.growth, tokens, encoder_tokens)
+    if held.residual:
+        return held.count * formulas.part_bytes_residual(n, held.bits, held.residual, held.residual_bits)
+    return held.count * formulas.part_bytes(n, held.bits)
+
+
+class ReadGroup(NamedTuple):
+    """``count`` layers that read alike; ``parts`` are the parts of the store they read."""
+
+    count: int
+    read: Read  # with layer and store set to 0
+    parts: tuple[Part, ...]
+
+
+class Profile(NamedTuple):
+    """Everything that follows from a spec alone."""
+
+    plan: CachePlan
+    parameters: int
+    active_parameters: int
+    linear: int  # weights one token multiplies, logits matrix apart
+    cross: int  # weights one encoder token multiplies
+    mixing: int  # FLOPs per token of convolutions and recurrences
+    logits: int  # weights of the logits matrix
+    reads: tuple[ReadGroup, ...]
+    parts_of: Callable[[Mixer], tuple[Part, ...]]
+
+
+@lru_cache(maxsize=512)
+def profile(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = mixer_parts) -> Profile:
+    """The profile of a spec; remembered, because a spec never changes."""
+    plan = build_plan(spec, parts_of)
+    linear = cross = mixing = logits = 0
+    weights: list[Weight] = outer_weights(spec)
+    for i, layer in enumerate(spec.layers):
+        weights += layer_weights(spec, i)
+        mixing += sum(m.mix_flops for m in layer.mixers if isinstance(m, Recurrent))
+    for w in weights:
+        visited = w.copies if w.visited is None else w.visited
+        if w.module == "lm_head":
+            logits += w.inputs * w.outputs
+        elif w.kind == "linear":
+            linear += visited * w.inputs * w.outputs
+        elif w.kind == "cross":
+            cross += visited * w.inputs * w.outputs
+        elif w.kind == "conv":
+            mixing += 2 * visited * w.inputs * w.outputs
+    if spec.has_head and spec.tied:
+        logits = (spec.embed_dim or spec.hidden) * spec.vocab
+    groups: Counter[tuple[Read, tuple[Part, ...]]] = Counter()
+    for read in plan.reads:
+        groups[read._replace(layer=0, store=0), plan.stores[read.store].parts] += 1
+    reads = tuple(ReadGroup(count, read, parts) for (read, parts), count in groups.items())
+    return Profile(
+        plan, count_parameters(spec), active_parameters(spec), linear, cross, mixing, logits, reads, parts_of
+    )
+
+
+# --- traffic ---------------------------------------------------------------------------------------------------------
+
+
+def read_bytes(group: ReadGroup, formats: Formats, tokens: int, encoder_tokens: int = 0) -> int:
+    """Bytes that one decode step of one sequence reads through one group of equal reads.
+
+    The new token attends to the entries cached and to its own: S + 1, or min(S + 1, W) under a window. An indexer
+    makes the layer read at most ``top_k`` entries of the main parts, but all of its own keys.
+    """
+    total = 0
+    for part in group.parts:
+        seen = _keys(group.read.growth, tokens, encoder_tokens) if part.growth.kind != "constant" else part.growth.limit
+        if part.growth.kind == "compress":
+            seen = entries(part.growth, tokens + 1, 0)
+        if group.read.top_k is not None and part.name != "index":
+            seen = min(seen, group.read.top_k)
+        format_ = formats.of(part)
+        bits = formulas.row_bits(part.heads, part.width, format_.block, format_.block_bits)
+        total += formulas.part_bytes(seen, bits)
+    return group.count * total
+
+
+def _keys(growth: Growth, tokens: Num, encoder_tokens: Num) -> Num:
+    """Keys the next query looks at after ``tokens`` cached."""
+    if growth.kind == "encoder":
+        return encoder_tokens
+    if growth.kind == "window":
+        return formulas.entries_window(tokens + 1, growth.limit)
+    if growth.kind == "chunk":
+        return formulas.keys_chunk(tokens, growth.limit)
+    return tokens + 1
+
+
+# --- FLOPs -----------------------------------------------------------------------------------------------------------
+
+
+class Flops(NamedTuple):
+    """FLOPs of a pass over the whole batch; a multiply-add is 2."""
+
+    linear: int
+    attention: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.linear + self.attention + self.logits
+
+
+def _pairs(growth: Growth, tokens: Num, encoder_tokens: Num, full: bool) -> Num:
+    if growth.kind == "encoder":
+        return tokens * encoder_tokens
+    if full:
+        return formulas.pairs_square(tokens)
+    if growth.kind == "window":
+        return formulas.pairs_window(tokens, growth.limit)
+    if growth.kind == "chunk":
+        return formulas.pairs_chunk(tokens, growth.limit)
+    return formulas.pairs_causal(tokens)
+
+
+def prefill_flops(p: Profile, tokens: int, batch: int, *, full: bool, all_logits: bool, encoder_tokens: int = 0) -> Flops:
+    """FLOPs of one prefill of ``batch`` prompts of ``tokens``; MLA is expanded, as prefill kernels run it."""
+    linear = formulas.linear_flops(batch * tokens, p.linear) + formulas.linear_flops(batch * encoder_tokens, p.cross)
+    attention = batch * tokens * p.mixing
+    for group in p.reads:
+        r = group.read
+        if not r.heads:
+            continue
+        pairs = _pairs(r.growth, tokens, encoder_tokens, full)
+        if r.top_k is not None and not full:
+            # the indexer scores every pair; attention then visits min(i, top_k) of them
+            attention += group.count * batch * 2 * pairs * r.index_heads * r.index_dim
+            pairs = formulas.pairs_window(tokens, r.top_k)
+        elif r.top_k is not None:
+            attention += group.count * batch * 2 * pairs * r.index_heads * r.index_dim
+        attention += group.count * batch * formulas.attention_flops(pairs, r.heads, r.score_dim, r.value_dim)
+    logits = formulas.linear_flops(batch * (tokens if all_logits else 1), p.logits)
+    return Flops(linear, attention, logits)
+
+
+def decode_flops(p: Profile, tokens: int, batch: int, *, encoder_tokens: int = 0) -> Flops:
+    """FLOPs of one decode step: one new token per sequence after ``tokens`` cached; MLA is absorbed."""
+    linear = formulas.linear_flops(batch, p.linear)
+    attention = batch * p.mixing
+    for group in p.reads:
+        r = group.read
+        if not r.heads:
+            continue
+        keys = _keys(r.growth, tokens, encoder_tokens)
+        if r.top_k is not None:
+            attention += group.count * batch * 2 * keys * r.index_heads * r.index_dim
+            keys = min(keys, r.top_k)
+        attention += group.count * batch * formulas.attention_flops(keys, r.heads, r.decode_score_dim, r.decode_value_dim)
+    return Flops(linear, attention, formulas.linear_flops(batch, p.logits))
+
+
+def resolve_formats(spec: ModelSpec, dtype: str | None, kv_dtype: str | None, k: str | None, v: str | None) -> Formats:
+    """The formats of a plan: ``dtype`` for activations and state, ``kv_dtype`` for K, V and latents."""
+    compute = find_format(dtype or spec.dtype, "dtype")
+    if compute.name not in ("fp32", "fp16", "bf16"):
+        raise InvalidInput("dtype", dtype, "bf16, fp16 or fp32 (the cache has --kv-dtype)")
+    stated = kv_dtype if kv_dtype not in (None, "auto") else spec.kv_dtype
+    both = find_format(stated, "kv_dtype") if stated else compute
+    key = find_format(k, "cache_type_k") if k else both
+    value = find_format(v, "cache_type_v") if v else both
+    return Formats(compute, key, value, both if stated or not k else key)

@@ -1,0 +1,154 @@
+"""From a raw ``config.json`` to a ModelSpec: one small function per ``model_type``, files by vendor.
+
+Vendor modules are loaded only when one of their types is asked for, so that a plan imports one of them, not all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from kvplan.errors import InvalidInput, UnknownName
+from kvplan.importers.config import Config
+from kvplan.specs import ModelSpec
+
+__all__ = ["MODULES", "Importer", "from_config", "importer", "model_types"]
+
+Importer = Callable[[Config], ModelSpec]
+_IMPORTERS: dict[str, Importer] = {}
+
+# model_type -> the module under kvplan.importers that knows it. Kept as data so that nothing is imported to list it;
+# a test imports every module and demands that this table and the decorators agree.
+MODULES: dict[str, str] = {
+    model_type: module
+    for module, types in {
+        # dense decoders
+        "llama": "llama cwm",
+        "openai": "gpt2",
+        "eleuther": "gptj gpt_neox",
+        "bigcode": "gpt_bigcode starcoder2",
+        "classic": "opt bloom mpt falcon persimmon stablelm",
+        "microsoft": "phi phi-msft phi3 phi3small bitnet",
+        "cohere": "cohere cohere2",
+        "allenai": "olmo olmo2 olmo3",
+        "mistral": "mistral ministral3",
+        "qwen": "qwen qwen2 qwen3",
+        "google": "gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text gemma4 gemma4_text",
+        "zhipu": "chatglm glm glm4",
+        "internlm": "internlm internlm2 internlm3",
+        "lg": "exaone exaone4",
+        "llama_like": "helium granite smollm3 seed_oss apertus baichuan orion xverse hunyuan_v1_dense minicpm nemotron-nas",
+        "encoder_decoder": "bart t5 mt5 whisper",
+        # mixtures of experts
+        "gpt_oss": "gpt_oss",
+        "qwen_moe": "qwen2_moe qwen3_moe",
+        "mixtral": "mixtral",
+        "glm_moe": "glm4_moe",
+        "minimax": "minimax_m2",
+        "tencent": "hunyuan hy_v3",
+        "baidu": "ernie4_5 ernie4_5_moe",
+        "xiaomi": "mimo_v2_flash",
+        "upstage": "solar_open",
+        "stepfun": "step3p7",
+        "thinkingmachines": "inkling_text",
+        "llama4": "llama4 llama4_text",
+        # latent attention and sparse indexers
+        "deepseek": "deepseek deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 deepseek_ref kimi_k2 kimi_k25",
+        "mla": "minicpm3 glm4_moe_lite glm_moe_dsa mistral4",
+        "minimax_m3": "minimax_m3 minimax_m3_vl minimax_m3_vl_text",
+        # recurrent state, alone or beside attention
+        "ssm": "mamba mamba2 falcon_mamba xlstm rwkv6 rwkv7 recurrent_gemma",
+        "hybrid": "falcon_h1 jamba zamba zamba2 granitemoehybrid nemotron_h olmo_hybrid lfm2",
+        "linear": "qwen3_next qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text kimi_linear minimax minimax_text_01 minimax_vl_01",
+        # a decoder beside towers
+        "multimodal": (
+            "llava idefics3 qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe qwen2_audio voxtral mllama mistral3 exaone4_5"
+            " multi_modality deepseek_vl_v2 phi3_v lfm2_vl"
+        ),
+    }.items()
+    for model_type in types.split()
+}
+
+
+def importer(*model_types: str) -> Callable[[Importer], Importer]:
+    """Registers a function for one or more model types; a type registered twice is a bug and fails at once."""
+
+    def register(function: Importer) -> Importer:
+        for model_type in model_types:
+            assert model_type not in _IMPORTERS, f"two importers for {model_type}"
+            assert MODULES.get(model_type) == function.__module__.rsplit(".", 1)[-1], f"{model_type} not in MODULES"
+            _IMPORTERS[model_type] = function
+        return function
+
+    return register
+
+
+def model_types() -> tuple[str, ...]:
+    """Every model type that can be imported."""
+    return tuple(sorted(MODULES))
+
+
+def import_model(config: Config, default_type: str = "") -> ModelSpec:
+    """The spec of one config object, without the check for unread keys (nested configs are checked by the whole)."""
+    model_type = config.get("model_type", default_type)
+    if not isinstance(model_type, str) or not model_type:
+        raise config.error("model_type", model_type or "missing", "the name of an architecture, e.g. llama")
+    if model_type not in MODULES:
+        raise UnknownName(
+            "model_type", model_type, MODULES, "or describe the model with --layers --kv-heads --head-dim …"
+        )
+    if model_type not in _IMPORTERS:
+        import_module(f"kvplan.importers.{MODULES[model_type]}")
+    return _IMPORTERS[model_type](config)
+
+
+def from_config(raw: object, name: str = "", where: str = "config.json") -> ModelSpec:
+    """The spec of a parsed ``config.json``.
+
+    Raises InvalidInput for a value that cannot be, UnknownName for an unknown ``model_type``, UnreadKeys where the
+    file holds something cache-relevant that the importer does not understand.
+    """
+    config = Config(raw, where)
+    try:
+        spec = import_model(config)
+    except RecursionError:
+        raise InvalidInput("config", "nested too deep", "a config.json of ordinary depth", where) from None
+    config.finish(spec.model_type)
+    return _finish(spec, config, name)
+
+
+def _finish(spec: ModelSpec, config: Config, name: str) -> ModelSpec:
+    from dataclasses import replace
+
+    from kvplan.importers.quantization import read_quantization
+
+    title = name or config.raw.get("_name_or_path") or spec.name or spec.model_type
+    changes: dict[str, Any] = {"name": str(title)[:200]}
+    dtype, note = read_dtype(config)
+    if note:
+        changes["notes"] = (*spec.notes, note)
+    changes["dtype"] = dtype
+    quantization, kv_dtype = read_quantization(config)
+    if quantization is not None:
+        changes["quantization"] = quantization
+    if kv_dtype:
+        changes["kv_dtype"] = kv_dtype
+    return replace(spec, **changes)
+
+
+def read_dtype(config: Config) -> tuple[str, str]:
+    """The checkpoint's dtype, looked for at the top and in the nested configs; float32 and missing read as bf16, and said so."""
+    for reader in (config, *config.children):
+        for key in ("dtype", "torch_dtype"):
+            value = reader.raw.get(key)
+            if value in (None, "auto"):
+                continue
+            known = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+            if not isinstance(value, str) or value.removeprefix("torch.") not in known:
+                raise reader.error(key, value, "bfloat16, float16 or float32")
+            dtype = known[value.removeprefix("torch.")]
+            if dtype == "fp32":
+                return "bf16", "the config says float32, read as bf16, as engines serve it"
+            return dtype, ""
+    return "bf16", "the config names no dtype, read as bf16"

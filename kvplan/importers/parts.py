@@ -1,0 +1,68 @@
+"""Pieces that many importers share: reading heads, window patterns, and the frame of a decoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvplan.importers.config import Config
+from kvplan.specs import Attention, Layer, ModelSpec, Weight, vector
+
+__all__ = ["decoder", "grouped_attention", "windowed"]
+
+
+def grouped_attention(
+    c: Config,
+    hidden: int,
+    *,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    head_dim: int | None = None,
+    **facts: Any,
+) -> Attention:
+    """Attention from the usual keys; the keywords are the class's own defaults for keys that the file omits.
+
+    ``num_key_value_heads`` defaults to the number of heads, ``head_dim`` to hidden / heads. Query heads must be a
+    multiple of KV heads.
+    """
+    n = c.int("num_attention_heads", heads)
+    kv = c.int("num_key_value_heads", kv_heads or n)
+    c.divides("num_key_value_heads", n, kv, "num_attention_heads")
+    dim = c.maybe_int("head_dim") or head_dim or c.divides("num_attention_heads", hidden, n, "hidden_size")
+    return Attention(n, kv, dim, dim, **facts)
+
+
+def windowed(attention: Attention, window: int | None) -> Attention:
+    """The same attention under a sliding window; None leaves it full."""
+    from dataclasses import replace
+
+    return replace(attention, window=window)
+
+
+def decoder(
+    c: Config,
+    hidden: int,
+    layers: tuple[Layer, ...],
+    *,
+    vocab: int | None = None,
+    positions: int | None = None,
+    tied: bool = False,
+    final_norm: int | None = None,
+    extra: tuple[Weight, ...] = (),
+    **facts: Any,
+) -> ModelSpec:
+    """A decoder with token table, final norm and logits; ``tied`` is the class's default for tie_word_embeddings.
+
+    ``positions`` is the default of ``max_position_embeddings`` (what the model was made for, not a table);
+    ``final_norm`` counts the last norm's elements (default: hidden, one RMSNorm).
+    """
+    return ModelSpec(
+        name="",
+        model_type=str(c.raw.get("model_type", "")),
+        hidden=hidden,
+        vocab=c.int("vocab_size", vocab),
+        layers=layers,
+        tied=c.bool("tie_word_embeddings", tied),
+        final=(vector("norm", hidden if final_norm is None else final_norm), *extra),
+        max_context=c.maybe_int("max_position_embeddings") or positions,
+        **facts,
+    )

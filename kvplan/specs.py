@@ -1,0 +1,274 @@
+"""Facts about a model, layer by layer. No arithmetic: ``weights.py`` and ``cache.py`` say what the facts imply.
+
+A layer is its mixers (attention, latent attention, recurrent state; several where a layer runs them side by side or
+one after another), its MLP, and the small tensors around them. Every class here is immutable and hashable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+__all__ = [
+    "Attention",
+    "Dense",
+    "Growth",
+    "Indexer",
+    "Latent",
+    "Layer",
+    "ModelSpec",
+    "MoE",
+    "Part",
+    "QuantRule",
+    "Quantization",
+    "Recurrent",
+    "Tower",
+    "Weight",
+    "vector",
+]
+
+
+class Weight(NamedTuple):
+    """One weight tensor of a layer, or ``copies`` equal ones (experts).
+
+    A ``linear`` is a matrix ``inputs x outputs`` that every token multiplies (2 * inputs * outputs FLOPs a token);
+    ``vector`` is anything counted but not multiplied (norms, biases, sinks, learned constants: ``outputs`` elements);
+    ``lookup`` is a table that is only indexed; ``conv`` is a short convolution kernel (2 * elements FLOPs a token);
+    ``cross`` is a matrix that multiplies the encoder's tokens, once per sequence.
+    """
+
+    module: str  # the module's path inside the layer as the class names it, e.g. "self_attn.q_proj"
+    inputs: int
+    outputs: int
+    bias: bool = False  # outputs more elements, one per output
+    copies: int = 1
+    visited: int | None = None  # copies that one token visits; None = all
+    shard: str = "tp"  # tp: split over tensor-parallel ranks; kv: split like the KV heads; none: on every rank
+    kind: str = "linear"  # linear | vector | lookup | conv | cross
+    tie: str = ""  # tensors with the same non-empty tie are one tensor (weights shared between layers)
+    fused: bool = False  # experts held as one 3-D parameter: quantisers that walk nn.Linear skip it
+
+    @property
+    def elements(self) -> int:
+        """Elements of all copies, biases included."""
+        return self.copies * (self.inputs * self.outputs + (self.outputs if self.bias else 0))
+
+
+def vector(module: str, elements: int, tie: str = "") -> Weight:
+    """A counted tensor that no token multiplies: a norm, a free bias, a learned constant; replicated over ranks."""
+    return Weight(module, 1, elements, shard="none", kind="vector", tie=tie)
+
+
+class Growth(NamedTuple):
+    """How many entries a cache part holds after S tokens, and which of them a query may look at.
+
+    kind: ``full`` S | ``window`` min(S, limit) | ``chunk`` min(S, limit), attention restarts every ``limit`` tokens |
+    ``compress`` one entry per ``limit`` tokens, complete groups only | ``constant`` ``limit`` entries whatever S is |
+    ``encoder`` one entry per encoder token.
+    """
+
+    kind: str = "full"
+    limit: int = 0
+
+
+FULL = Growth()
+
+
+class Part(NamedTuple):
+    """One named tensor of a cache entry: ``heads`` rows of ``width`` elements per entry."""
+
+    name: str  # key, value, latent, rope, index, conv, recurrent ...
+    heads: int
+    width: int
+    store_as: str = "key"  # key | value | latent (--kv-dtype), compute (--dtype), or the name of a format
+    growth: Growth = FULL
+    shard: str = "heads"  # heads: split over tensor-parallel ranks; none: on every rank
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Softmax attention with per-head keys and values."""
+
+    heads: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    window: int | None = None  # sees the last `window` tokens, itself included
+    chunk: int | None = None  # sees its own chunk of `chunk` tokens only
+    reads: int | None = None  # index of the layer whose KV it reads; None = its own
+    bias: str = ""  # which of q, k, v, o carry a bias
+    qk_norm: str = ""  # "": none, "head": one vector of head_dim each, "all": one of heads * head_dim each
+    qk_norm_params: int = 1  # 2 where the norm has a bias beside its weight
+    value_is_key: bool = False  # no value projection: values are made from the keys' projection (both are cached)
+    cross: bool = False  # reads the encoder's tokens, not its own
+    cross_hidden: int | None = None  # width of the encoder's tokens where it differs
+    extra: tuple[Weight, ...] = ()  # gates, sinks, relative position tables ...
+    kv_extra: tuple[Weight, ...] = ()  # small tensors that vanish with the KV projections
+    module: str = "self_attn"
+    names: str = "q_proj k_proj v_proj o_proj"
+    tie: str = ""
+    cached: bool = True  # False: encoder-like attention that keeps nothing
+    index: Indexer | None = None
+
+
+@dataclass(frozen=True)
+class Indexer:
+    """A lightning indexer beside attention: it scores every cached token and lets the layer read ``top_k``."""
+
+    heads: int
+    dim: int
+    top_k: int
+    weights: tuple[Weight, ...] = ()
+    store_as: str = "compute"
+    block: int = 1  # tokens that share one selection
+    shares: bool = False  # uses an earlier layer's selection: no key, no weights, no scores of its own
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Multi-head latent attention (MLA): one compressed latent and one rotary key per token, for all heads."""
+
+    heads: int
+    q_rank: int | None
+    kv_rank: int
+    nope_dim: int
+    rope_dim: int
+    value_dim: int
+    bias: str = ""  # which of a (q_a and kv_a), o carry a bias
+    index: Indexer | None = None
+    reads: int | None = None
+    norm_params: int = 1
+    extra: tuple[Weight, ...] = ()
+    module: str = "self_attn"
+    # What the transformers class caches when it is not latent + rope: e.g. expanded per-head keys and values.
+    transformers_parts: tuple[Part, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """A mixer with a state of fixed size: SSM, gated delta rule, linear attention, short convolution, RWKV.
+
+    ``conv`` lists (channels, kernel) of each convolution state: ideal keeps kernel - 1 columns, transformers keeps
+    kernel. ``state`` lists the other parts, one entry per sequence (growth ``constant``).
+    """
+
+    kind: str
+    weights: tuple[Weight, ...]
+    conv: tuple[tuple[int, int], ...] = ()
+    state: tuple[Part, ...] = ()
+    mix_flops: int = 0  # FLOPs per token of the recurrence itself, matmuls aside: an estimate
+    conv_heads: int = 1  # units the convolution state splits into over tensor-parallel ranks
+    transformers_parts: tuple[Part, ...] | None = None
+
+
+Mixer = Attention | Latent | Recurrent
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A dense MLP: up and down, and a gate where ``gated``."""
+
+    width: int
+    gated: bool = True
+    bias: str = ""  # which of u (up and gate), d (down) carry a bias
+    module: str = "mlp"
+    names: str = "gate_proj up_proj down_proj"
+    tie: str = ""
+    extra: tuple[Weight, ...] = ()
+
+
+@dataclass(frozen=True)
+class MoE:
+    """A mixture of experts: a router, ``experts`` of which a token visits ``active``, and shared experts for all."""
+
+    experts: int
+    active: int
+    width: int
+    shared_width: int = 0  # summed over shared experts
+    gated: bool = True
+    bias: str = ""  # u, d, r (router)
+    shared_bias: str = ""
+    shared_gate: bool = False  # a linear hidden -> 1 that scales the shared experts
+    router_extra: int = 0  # elements of a correction bias that is a parameter, not a buffer
+    module: str = "mlp"
+    router: str = "gate"
+    shared_module: str = "shared_experts"
+    fused: bool = True  # transformers 5 holds experts as 3-D parameters
+    extra: tuple[Weight, ...] = ()
+    expert_hidden: int | None = None  # experts work on a projected input of this width (latent MoE)
+
+
+MLP = Dense | MoE
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: mixers, MLPs, and the small tensors around them."""
+
+    mixers: tuple[Mixer, ...] = ()
+    mlps: tuple[MLP, ...] = ()
+    norms: int = 0  # elements of all norms outside mixers and MLPs
+    extra: tuple[Weight, ...] = ()
+
+
+class QuantRule(NamedTuple):
+    """Modules whose full path matches ``pattern`` (a regular expression, searched) are stored as ``format``."""
+
+    pattern: str
+    format: str  # a name of formats.FORMATS, "dtype" for unquantised
+
+
+class Quantization(NamedTuple):
+    """How a checkpoint stores its linear weights; the first rule that matches wins, else ``format``.
+
+    ``extra_bits`` are bits per output channel or per tensor that the block cannot express.
+    """
+
+    method: str
+    format: str  # applied to linear weights; "dtype" leaves them alone; "" unknown
+    rules: tuple[QuantRule, ...] = ()
+    experts_only: bool = False
+    group: int = 0
+    block_bits: int = 0  # of `group` elements along the inputs, metadata included; 0: as the format says
+    column_bits: int = 0  # per output column
+    tensor_bits: int = 0  # per tensor
+    tile: tuple[int, int] = (0, 0)  # (inputs, outputs) of a scale tile of tile_bits
+    tile_bits: int = 0
+    skips_fused: bool = False  # the quantiser walks nn.Linear and leaves 3-D expert parameters alone
+
+
+class Tower(NamedTuple):
+    """Parameters beside the decoder: a vision or audio tower, a projector, an encoder."""
+
+    name: str
+    parameters: int
+    counted: bool  # True: part of model.parameters (the class has it); False: in weights.bytes only
+    vectors: int = 0  # of parameters, those that no quantiser touches
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A decoder, layer by layer, with what stands around it."""
+
+    name: str
+    model_type: str
+    hidden: int
+    vocab: int
+    layers: tuple[Layer, ...]
+    tied: bool = False  # the logits matrix is the embedding
+    embed_dim: int | None = None  # of the token table where it differs from hidden
+    head_bias: bool = False
+    has_head: bool = True
+    positions: int = 0  # elements of learned position tables
+    final: tuple[Weight, ...] = ()  # tensors outside layers: final norm, projections in and out
+    towers: tuple[Tower, ...] = ()
+    dtype: str = "bf16"
+    quantization: Quantization | None = None
+    kv_dtype: str | None = None  # what the checkpoint states
+    max_context: int | None = None
+    prefix: str = "model.layers"  # module path of the layers, for quantisation rules
+    notes: tuple[str, ...] = ()
+    weight_bytes: int | None = None  # exact, where headers of real tensors were read
+    weight_source: str = ""
+    encoder: str = ""  # what cross-attention reads, where there is any
+    facts: tuple[tuple[str, str], ...] = field(default=(), compare=False)
