@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kvplan.errors import InvalidInput
-from kvplan.specs import FULL, Attention, Growth, Latent, Mixer, ModelSpec, Part, Recurrent
+from kvplan.specs import FULL, Attention, Compressed, Growth, Indexer, Latent, Mixer, ModelSpec, Part, Recurrent
 
 __all__ = ["CachePlan", "Read", "Store", "build_plan", "longest", "mixer_growth", "mixer_parts"]
 
@@ -19,7 +19,7 @@ class Store(NamedTuple):
     """One cache that exists: the layer that owns it and its parts."""
 
     layer: int
-    label: str  # global | local | chunk | latent | state | cross ...
+    label: str  # global | local | chunk | latent | compressed | state | cross ...
     parts: tuple[Part, ...]
 
 
@@ -38,6 +38,7 @@ class Read(NamedTuple):
     index_heads: int = 0
     index_dim: int = 0
     own: tuple[str, ...] = ()  # names of the parts it reads; () = all
+    index_block: int = 1  # the indexer keeps whole blocks of this many entries
 
 
 class CachePlan(NamedTuple):
@@ -56,6 +57,8 @@ def mixer_growth(mixer: Mixer) -> Growth:
             return Growth("chunk", mixer.chunk)
         if mixer.window is not None:
             return Growth("window", mixer.window)
+    if isinstance(mixer, Compressed):
+        return Growth("compress", mixer.ratio) if mixer.ratio else Growth("window", mixer.window)
     return FULL
 
 
@@ -67,6 +70,8 @@ def mixer_parts(mixer: Mixer) -> tuple[Part, ...]:
             for i, (channels, kernel) in enumerate(mixer.conv)
         )
         return conv + mixer.state
+    if isinstance(mixer, Compressed):
+        return _compressed_parts(mixer)
     growth = mixer_growth(mixer)
     if isinstance(mixer, Latent):
         parts = (
@@ -81,6 +86,29 @@ def mixer_parts(mixer: Mixer) -> tuple[Part, ...]:
     if mixer.index is not None and not mixer.index.shares:
         parts += (Part("index", 1, mixer.index.dim, mixer.index.store_as, growth, "none"),)
     return parts
+
+
+def _compressed_parts(m: Compressed) -> tuple[Part, ...]:
+    parts = (Part("window", 1, m.dim, "latent", Growth("window", m.window), "none"),)
+    if not m.ratio:
+        return parts
+    entry, once = Growth("compress", m.ratio), Growth("constant", 1)
+    parts += (Part("compressed", 1, m.dim, "latent", entry, "none"),)
+    parts += (Part("compressor", 1, _compressor_width(m, m.dim), "compute", once, "none"),)
+    if m.index is not None and not m.index.shares:
+        parts += (Part("index", 1, m.index.dim, m.index.store_as, entry, "none"),)
+        parts += (Part("index_compressor", 1, _compressor_width(m, m.index.dim), "compute", once, "none"),)
+    return parts
+
+
+def _compressor_width(m: Compressed, dim: int) -> int:
+    """Elements a compressor of entries of ``dim`` keeps at its fullest: value and gate of every token it still needs.
+
+    That is the moment before a group closes. A buffer of fixed size is what serving code allocates, and the bytes of
+    a sequence then never shrink as it grows.
+    """
+    open_group = 2 * (m.ratio - 1) * dim
+    return 2 * open_group + 2 * m.ratio * dim if m.overlap else open_group
 
 
 def longest(a: Growth, b: Growth) -> Growth:
@@ -104,12 +132,34 @@ def longest(a: Growth, b: Growth) -> Growth:
 def _label(mixer: Mixer, growth: Growth) -> str:
     if isinstance(mixer, Recurrent):
         return "state"
+    if isinstance(mixer, Compressed) and mixer.ratio:
+        return "compressed"
     if growth.kind == "full":
         return "latent" if isinstance(mixer, Latent) else "global"
     return {"window": "local", "chunk": "chunk", "encoder": "cross"}[growth.kind]
 
 
-def _read(layer: int, store: int, mixer: Mixer, growth: Growth) -> Read:
+def _reads(layer: int, store: int, mixer: Mixer, growth: Growth) -> list[Read]:
+    if not isinstance(mixer, Compressed):
+        return [_read(layer, store, mixer, growth)]
+    dim = mixer.dim
+    near = Read(layer, store, Growth("window", mixer.window), mixer.heads, dim, dim, dim, dim)
+    if not mixer.ratio:
+        return [near]
+    # two looks at one store: every token of the window, and the pooled entries (all, or those the indexer picks)
+    far = _indexed(Read(layer, store, growth, mixer.heads, dim, dim, dim, dim), mixer.index)
+    names = ("compressed", "compressor", "compressor_overlap", "index", "index_compressor", "index_compressor_overlap")
+    return [near._replace(own=("window",)), far._replace(own=names)]
+
+
+def _indexed(read: Read, index: Indexer | None) -> Read:
+    if index is None:
+        return read
+    scores = 0 if index.shares else index.heads
+    return read._replace(top_k=index.top_k, index_heads=scores, index_dim=index.dim, index_block=index.block)
+
+
+def _read(layer: int, store: int, mixer: Attention | Latent | Recurrent, growth: Growth) -> Read:
     if isinstance(mixer, Attention):
         read = Read(
             layer, store, growth, mixer.heads, mixer.key_dim, mixer.value_dim, mixer.key_dim, mixer.value_dim
@@ -127,11 +177,7 @@ def _read(layer: int, store: int, mixer: Mixer, growth: Growth) -> Read:
         )
     else:
         return Read(layer, store, growth, 0, 0, 0, 0, 0)
-    if mixer.index is not None:
-        index = mixer.index
-        scores = 0 if index.shares else index.heads
-        read = read._replace(top_k=index.top_k, index_heads=scores, index_dim=index.dim)
-    return read
+    return _indexed(read, mixer.index)
 
 
 def build_plan(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = mixer_parts) -> CachePlan:
@@ -162,7 +208,7 @@ def build_plan(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = 
             growth = Growth("constant", 1) if isinstance(mixer, Recurrent) else mixer_growth(mixer)
             stores.append(Store(i, _label(mixer, growth), parts_of(mixer)))
             if sharing is None or sharing == i:
-                reads.append(_read(i, len(stores) - 1, mixer, growth))
+                reads += _reads(i, len(stores) - 1, mixer, growth)
     for i, position, mixer in pending:
         assert not isinstance(mixer, Recurrent) and mixer.reads is not None
         if not 0 <= mixer.reads < len(spec.layers):
@@ -177,7 +223,7 @@ def build_plan(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = 
             store = candidates[0]
         growth = mixer_growth(mixer)
         stores[store] = _lengthen(stores[store], parts_of(mixer), mixer, growth, i)
-        reads.append(_read(i, store, mixer, growth))
+        reads += _reads(i, store, mixer, growth)
     reads.sort(key=lambda read: read.layer)
     return CachePlan(tuple(stores), tuple(reads))
 

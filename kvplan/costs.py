@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 from kvplan import formulas
 from kvplan.cache import CachePlan, Read, build_plan, mixer_parts
 from kvplan.errors import InvalidInput
 from kvplan.formats import Format, find_format
-from kvplan.num import Num
-from kvplan.specs import Growth, Mixer, ModelSpec, Part, Recurrent, Weight
+from kvplan.num import Num, ceil_to
+from kvplan.specs import Compressed, Growth, Mixer, ModelSpec, Part, Recurrent, Weight
 from kvplan.weights import active_parameters, count_parameters, layer_weights, outer_weights
 
 __all__ = [
@@ -80,8 +79,11 @@ ENTRIES: dict[str, Callable[[Num, Num], Num]] = {
     "window_transformers": formulas.entries_window_transformers,
     "chunk": formulas.entries_window,
     "compress": formulas.entries_compressed,
+    "remainder": formulas.entries_remainder,
+    "last_group": formulas.entries_last_group,
     "constant": lambda tokens, limit: limit,
 }
+_STATE = ("constant", "remainder", "last_group")
 
 
 def entries(growth: Growth, tokens: Num, encoder_tokens: Num) -> Num:
@@ -103,8 +105,8 @@ class Held(NamedTuple):
 
     @property
     def is_state(self) -> bool:
-        """Recurrent and convolution state: bytes that do not grow with context (a full window is not state)."""
-        return self.growth.kind == "constant"
+        """Recurrent, convolution and compressor state: bytes that do not grow with context (a full window is not state)."""
+        return self.growth.kind in _STATE
 
 
 def hold(plan: CachePlan, formats: Formats, tp: int = 1, layers: range | None = None) -> tuple[Held, ...]:
@@ -123,9 +125,11 @@ def hold(plan: CachePlan, formats: Formats, tp: int = 1, layers: range | None = 
     return tuple(held._replace(count=count) for held, count in groups.items())
 
 
-def held_bytes(held: Held, tokens: Num, encoder_tokens: Num = 0) -> Num:
-    """Bytes of one group for one sequence; each part is rounded up once."""
+def held_bytes(held: Held, tokens: Num, encoder_tokens: Num = 0, page: int = 1) -> Num:
+    """Bytes of one group for one sequence; each part is rounded up once, entries to ``page`` where they grow."""
     n = entries(held.growth, tokens, encoder_tokens)
+    if page > 1 and not held.is_state:
+        n = ceil_to(n, page)
     if held.residual:
         return held.count * formulas.part_bytes_residual(n, held.bits, held.residual, held.residual_bits)
     return held.count * formulas.part_bytes(n, held.bits)
@@ -151,21 +155,31 @@ class Profile(NamedTuple):
     logits: int  # weights of the logits matrix
     reads: tuple[ReadGroup, ...]
     parts_of: Callable[[Mixer], tuple[Part, ...]]
+    asking: int = 0  # weights one token multiplies besides, where there are encoder tokens
 
 
-@lru_cache(maxsize=512)
 def profile(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = mixer_parts) -> Profile:
-    """The profile of a spec; remembered, because a spec never changes."""
+    """The profile of a spec; remembered on it, because a spec never changes and hashing one costs more than a plan."""
+    memo: dict[object, Profile] = spec.__dict__.setdefault("_profiles", {})
+    if parts_of not in memo:
+        memo[parts_of] = _profile(spec, parts_of)
+    return memo[parts_of]
+
+
+def _profile(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]]) -> Profile:
     plan = build_plan(spec, parts_of)
-    linear = cross = mixing = logits = 0
+    linear = cross = mixing = logits = asking = 0
     weights: list[Weight] = outer_weights(spec)
     for i, layer in enumerate(spec.layers):
         weights += layer_weights(spec, i)
-        mixing += sum(m.mix_flops for m in layer.mixers if isinstance(m, Recurrent))
+        mixing += layer.mix_flops
+        mixing += sum(m.mix_flops for m in layer.mixers if isinstance(m, (Recurrent, Compressed)))
     for w in weights:
         visited = w.copies if w.visited is None else w.visited
         if w.module == "lm_head":
             logits += w.inputs * w.outputs
+        elif w.asks_encoder:
+            asking += visited * w.inputs * w.outputs
         elif w.kind == "linear":
             linear += visited * w.inputs * w.outputs
         elif w.kind == "cross":
@@ -176,31 +190,35 @@ def profile(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = mix
         logits = (spec.embed_dim or spec.hidden) * spec.vocab
     groups: Counter[tuple[Read, tuple[Part, ...]]] = Counter()
     for read in plan.reads:
-        groups[read._replace(layer=0, store=0), plan.stores[read.store].parts] += 1
+        parts = tuple(p for p in plan.stores[read.store].parts if not read.own or p.name in read.own)
+        groups[read._replace(layer=0, store=0), parts] += 1
     reads = tuple(ReadGroup(count, read, parts) for (read, parts), count in groups.items())
     return Profile(
-        plan, count_parameters(spec), active_parameters(spec), linear, cross, mixing, logits, reads, parts_of
+        plan, count_parameters(spec), active_parameters(spec), linear, cross, mixing, logits, reads, parts_of, asking
     )
 
 
 # --- traffic ---------------------------------------------------------------------------------------------------------
 
 
-def read_bytes(group: ReadGroup, formats: Formats, tokens: int, encoder_tokens: int = 0) -> int:
-    """Bytes that one decode step of one sequence reads through one group of equal reads.
+def read_bytes(group: ReadGroup, formats: Formats, tokens: int, encoder_tokens: int = 0, tp: int = 1) -> int:
+    """Bytes that one decode step of one sequence reads through one group of equal reads (on one of ``tp`` ranks).
 
     The new token attends to the entries cached and to its own: S + 1, or min(S + 1, W) under a window. An indexer
     makes the layer read at most ``top_k`` entries of the main parts, but all of its own keys.
     """
     total = 0
+    read = group.read
     for part in group.parts:
-        seen = _keys(group.read.growth, tokens, encoder_tokens) if part.growth.kind != "constant" else part.growth.limit
-        if part.growth.kind == "compress":
-            seen = entries(part.growth, tokens + 1, 0)
-        if group.read.top_k is not None and part.name != "index":
-            seen = min(seen, group.read.top_k)
+        if part.growth.kind in _STATE:
+            seen = entries(part.growth, tokens, encoder_tokens)
+        elif part.name == "index":
+            seen = _keys(read.growth, tokens, encoder_tokens) if read.index_heads else 0
+        else:
+            seen = _kept(read, tokens, encoder_tokens)
         format_ = formats.of(part)
-        bits = formulas.row_bits(part.heads, part.width, format_.block, format_.block_bits)
+        heads = formulas.heads_per_rank(part.heads, tp) if part.shard == "heads" and tp > 1 else part.heads
+        bits = formulas.row_bits(heads, part.width, format_.block, format_.block_bits)
         total += formulas.part_bytes(seen, bits)
     return group.count * total
 
@@ -213,7 +231,19 @@ def _keys(growth: Growth, tokens: Num, encoder_tokens: Num) -> Num:
         return formulas.entries_window(tokens + 1, growth.limit)
     if growth.kind == "chunk":
         return formulas.keys_chunk(tokens, growth.limit)
+    if growth.kind == "compress":
+        return formulas.entries_compressed(tokens + 1, growth.limit)
     return tokens + 1
+
+
+def _kept(read: Read, tokens: Num, encoder_tokens: Num) -> Num:
+    """Of the keys the next query looks at, those that an indexer leaves it."""
+    keys = _keys(read.growth, tokens, encoder_tokens)
+    if read.top_k is None:
+        return keys
+    if read.growth.kind == "full" and read.index_block > 1:
+        return formulas.keys_blocks(tokens, read.top_k, read.index_block)
+    return formulas.entries_window(keys, read.top_k)
 
 
 # --- FLOPs -----------------------------------------------------------------------------------------------------------
@@ -235,6 +265,8 @@ class Flops(NamedTuple):
 def _pairs(growth: Growth, tokens: Num, encoder_tokens: Num, full: bool) -> Num:
     if growth.kind == "encoder":
         return tokens * encoder_tokens
+    if growth.kind == "compress":
+        return tokens * formulas.entries_compressed(tokens, growth.limit) if full else formulas.pairs_compressed(tokens, growth.limit)
     if full:
         return formulas.pairs_square(tokens)
     if growth.kind == "window":
@@ -244,21 +276,29 @@ def _pairs(growth: Growth, tokens: Num, encoder_tokens: Num, full: bool) -> Num:
     return formulas.pairs_causal(tokens)
 
 
+def _kept_pairs(read: Read, tokens: Num, top_k: int) -> Num:
+    """Of the causal pairs, those that an indexer leaves: each query keeps ``top_k`` keys at most."""
+    if read.growth.kind == "compress":
+        return formulas.pairs_compressed_topk(tokens, read.growth.limit, top_k)
+    if read.growth.kind in ("window", "chunk"):
+        return formulas.pairs_window(tokens, min(top_k, read.growth.limit))
+    return formulas.pairs_blocks(tokens, top_k, read.index_block)
+
+
 def prefill_flops(p: Profile, tokens: int, batch: int, *, full: bool, all_logits: bool, encoder_tokens: int = 0) -> Flops:
     """FLOPs of one prefill of ``batch`` prompts of ``tokens``; MLA is expanded, as prefill kernels run it."""
-    linear = formulas.linear_flops(batch * tokens, p.linear) + formulas.linear_flops(batch * encoder_tokens, p.cross)
+    per_token = p.linear + (p.asking if encoder_tokens else 0)
+    linear = formulas.linear_flops(batch * tokens, per_token) + formulas.linear_flops(batch * encoder_tokens, p.cross)
     attention = batch * tokens * p.mixing
     for group in p.reads:
         r = group.read
         if not r.heads:
             continue
         pairs = _pairs(r.growth, tokens, encoder_tokens, full)
-        if r.top_k is not None and not full:
-            # the indexer scores every pair; attention then visits min(i, top_k) of them
+        if r.top_k is not None:
+            # the indexer scores every pair, attention visits what it keeps of them
             attention += group.count * batch * 2 * pairs * r.index_heads * r.index_dim
-            pairs = formulas.pairs_window(tokens, r.top_k)
-        elif r.top_k is not None:
-            attention += group.count * batch * 2 * pairs * r.index_heads * r.index_dim
+            pairs = pairs if full else _kept_pairs(r, tokens, r.top_k)
         attention += group.count * batch * formulas.attention_flops(pairs, r.heads, r.score_dim, r.value_dim)
     logits = formulas.linear_flops(batch * (tokens if all_logits else 1), p.logits)
     return Flops(linear, attention, logits)
@@ -266,7 +306,7 @@ def prefill_flops(p: Profile, tokens: int, batch: int, *, full: bool, all_logits
 
 def decode_flops(p: Profile, tokens: int, batch: int, *, encoder_tokens: int = 0) -> Flops:
     """FLOPs of one decode step: one new token per sequence after ``tokens`` cached; MLA is absorbed."""
-    linear = formulas.linear_flops(batch, p.linear)
+    linear = formulas.linear_flops(batch, p.linear + (p.asking if encoder_tokens else 0))
     attention = batch * p.mixing
     for group in p.reads:
         r = group.read
@@ -275,7 +315,7 @@ def decode_flops(p: Profile, tokens: int, batch: int, *, encoder_tokens: int = 0
         keys = _keys(r.growth, tokens, encoder_tokens)
         if r.top_k is not None:
             attention += group.count * batch * 2 * keys * r.index_heads * r.index_dim
-            keys = min(keys, r.top_k)
+            keys = _kept(r, tokens, encoder_tokens)
         attention += group.count * batch * formulas.attention_flops(keys, r.heads, r.decode_score_dim, r.decode_value_dim)
     return Flops(linear, attention, formulas.linear_flops(batch, p.logits))
 

@@ -31,6 +31,16 @@ def entries_compressed(tokens: Num, ratio: Num) -> Num:
     return ceildiv(tokens - ratio + 1, ratio)
 
 
+def entries_remainder(tokens: Num, ratio: Num) -> Num:
+    """Tokens of the group of `ratio` that is not complete yet: tokens mod ratio (the buffer of a DeepSeek-V4 compressor)."""
+    return tokens - ratio * ceildiv(tokens - ratio + 1, ratio)
+
+
+def entries_last_group(tokens: Num, ratio: Num) -> Num:
+    """Tokens of the newest complete group, once there is one (the overlap state of DeepSeek-V4's CSA compressor)."""
+    return ratio * minimum(ceildiv(tokens - ratio + 1, ratio), 1)
+
+
 # --- bytes -----------------------------------------------------------------------------------------------------------
 
 
@@ -100,6 +110,17 @@ def pairs_compressed_topk(tokens: Num, ratio: Num, top_k: Num) -> Num:
     return ramp + (tokens - below) * top_k
 
 
+def pairs_blocks(tokens: Num, top_k: Num, block: Num) -> Num:
+    """Pairs when a query keeps `top_k` keys in whole blocks, its own unfinished block among them (MiniMax-M3, NSA)."""
+    head = minimum(tokens, top_k)
+    return ceildiv(head * (head + 1), 2) + (tokens - head) * (top_k - block) + pairs_chunk(tokens - head, block)
+
+
+def keys_blocks(tokens: Num, top_k: Num, block: Num) -> Num:
+    """Keys the next query keeps after `tokens` cached: all of them, or whole blocks and its own block as far as it goes."""
+    return minimum(tokens + 1, top_k - block + keys_chunk(tokens, block))
+
+
 def keys_chunk(tokens: Num, chunk: Num) -> Num:
     """Keys the next query sees in its own chunk after `tokens` cached: tokens mod chunk, and itself."""
     return tokens - chunk * ceildiv(tokens - chunk + 1, chunk) + 1
@@ -129,3 +150,21 @@ def experts_touched(experts: Num, untouched: Num) -> Num:
 def kv_pool(memory: Num, reserved: Num, weights: Num, activations: Num, runtime: Num) -> Num:
     """Bytes left for caches on one GPU."""
     return memory - reserved - weights - activations - runtime
+
+
+# --- estimates -------------------------------------------------------------------------------------------------------
+
+
+def activation_bytes(tokens: Num, hidden: Num, width: Num, element: Num) -> Num:
+    """Transient activations of one layer: the residual and its normed copy, and gate, up and their product (estimate)."""
+    return tokens * (2 * hidden + 3 * width) * element
+
+
+def logits_bytes(rows: Num, vocab: Num, element: Num) -> Num:
+    """Logits of the sampled rows in the compute dtype and their float32 copy (estimate)."""
+    return rows * vocab * (element + 4)
+
+
+def prefill_storage_bytes(tokens: Num, kept: Num, bits_per_entry: Num) -> Num:
+    """What a window's view keeps alive behind it after a one-shot prefill: the full-length tensor less the window."""
+    return ceildiv((tokens - kept) * bits_per_entry, 8)

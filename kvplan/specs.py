@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 __all__ = [
+    "PLAIN",
     "Attention",
+    "Compressed",
     "Dense",
     "Growth",
     "Indexer",
@@ -22,6 +24,7 @@ __all__ = [
     "QuantRule",
     "Quantization",
     "Recurrent",
+    "Storage",
     "Tower",
     "Weight",
     "vector",
@@ -43,10 +46,12 @@ class Weight(NamedTuple):
     bias: bool = False  # outputs more elements, one per output
     copies: int = 1
     visited: int | None = None  # copies that one token visits; None = all
-    shard: str = "tp"  # tp: split over tensor-parallel ranks; kv: split like the KV heads; none: on every rank
+    shard: str = "tp"  # tp: split over tensor-parallel ranks; kvN: split like N KV heads; none: on every rank
     kind: str = "linear"  # linear | vector | lookup | conv | cross
     tie: str = ""  # tensors with the same non-empty tie are one tensor (weights shared between layers)
     fused: bool = False  # experts held as one 3-D parameter: quantisers that walk nn.Linear skip it
+    pieces: int = 1  # matrices that the outputs are cut into where a checkpoint stores each on its own
+    asks_encoder: bool = False  # multiplies tokens only where there are encoder tokens to look at
 
     @property
     def elements(self) -> int:
@@ -64,7 +69,8 @@ class Growth(NamedTuple):
 
     kind: ``full`` S | ``window`` min(S, limit) | ``chunk`` min(S, limit), attention restarts every ``limit`` tokens |
     ``compress`` one entry per ``limit`` tokens, complete groups only | ``constant`` ``limit`` entries whatever S is |
-    ``encoder`` one entry per encoder token.
+    ``encoder`` one entry per encoder token. Of a compressor's rolling buffer, as transformers keeps it:
+    ``remainder`` S mod limit tokens of the open group | ``last_group`` the newest complete group, ``limit`` tokens.
     """
 
     kind: str = "full"
@@ -109,6 +115,9 @@ class Attention:
     tie: str = ""
     cached: bool = True  # False: encoder-like attention that keeps nothing
     index: Indexer | None = None
+    input_hidden: int | None = None  # width that q, k and v multiply where it is not the model's (concatenated inputs)
+    transformers_keeps_all: bool = False  # the class's cache keeps every token although the layer sees a window
+    expanded: bool = False  # the transformers class repeats keys and values per query head before it caches them
 
 
 @dataclass(frozen=True)
@@ -161,7 +170,29 @@ class Recurrent:
     transformers_parts: tuple[Part, ...] | None = None
 
 
-Mixer = Attention | Latent | Recurrent
+@dataclass(frozen=True)
+class Compressed:
+    """Attention over a window of tokens and over pooled entries further back (DeepSeek-V4's CSA and HCA).
+
+    One vector of ``dim`` per entry is key and value for all heads. The newest ``window`` tokens are kept one by one;
+    ``ratio`` tokens are pooled into each entry of the second branch. Its compressor keeps the projections (value and
+    gate) of the tokens that it still needs: up to ratio - 1 of the open group, and with ``overlap``, where an entry
+    also pools the group before its own and projections are twice as wide, half of each token of the last group.
+    """
+
+    heads: int
+    dim: int
+    window: int
+    ratio: int = 0  # tokens pooled into one entry; 0: a window and nothing else
+    overlap: bool = False
+    index: Indexer | None = None  # scores pooled entries and keeps top_k of them; it pools keys of its own
+    reads: int | None = None
+    weights: tuple[Weight, ...] = ()
+    kv_weights: tuple[Weight, ...] = ()  # those that vanish with the KV: key projection and compressor
+    mix_flops: int = 0  # FLOPs per token of what surrounds the mixer without weights (mixing of residual streams)
+
+
+Mixer = Attention | Latent | Recurrent | Compressed
 
 
 @dataclass(frozen=True)
@@ -209,32 +240,62 @@ class Layer:
     mlps: tuple[MLP, ...] = ()
     norms: int = 0  # elements of all norms outside mixers and MLPs
     extra: tuple[Weight, ...] = ()
+    mix_flops: int = 0  # FLOPs per token of products between activations, where no weight takes part (AltUp)
+
+
+class Storage(NamedTuple):
+    """How a checkpoint stores one matrix of K inputs and N outputs: its elements, and what lies beside them.
+
+    Bits of the matrix: ``N * ceil(K / pack) * pack_bits`` of elements
+    ``+ N * ceil(K / group) * group_bits`` (scales and zero points of a group of inputs)
+    ``+ ceil(K / tile[0]) * ceil(N / tile[1]) * tile_bits`` (scales of rectangular tiles)
+    ``+ ceil(K * N / block) * bits`` for each (block, bits) of ``flat`` (blocks that run on over rows)
+    ``+ N * output_bits + K * input_bits + tensor_bits``.
+    """
+
+    format: str  # what the elements are: mostly a name of formats.FORMATS; "dtype" unquantised, "" unknown
+    pack: int = 1  # elements along the inputs that are padded and packed together
+    pack_bits: int = 0
+    group: int = 0  # 0: no groups
+    group_bits: int = 0
+    tile: tuple[int, int] = (0, 0)  # (inputs, outputs)
+    tile_bits: int = 0
+    flat: tuple[tuple[int, int], ...] = ()
+    output_bits: int = 0
+    input_bits: int = 0
+    tensor_bits: int = 0
+
+
+PLAIN = Storage("dtype")
 
 
 class QuantRule(NamedTuple):
-    """Modules whose full path matches ``pattern`` (a regular expression, searched) are stored as ``format``."""
+    """Modules whose full path matches ``pattern`` (a regular expression, searched) are stored as ``storage``."""
 
     pattern: str
-    format: str  # a name of formats.FORMATS, "dtype" for unquantised
+    storage: Storage
 
 
 class Quantization(NamedTuple):
-    """How a checkpoint stores its linear weights; the first rule that matches wins, else ``format``.
-
-    ``extra_bits`` are bits per output channel or per tensor that the block cannot express.
-    """
+    """How a checkpoint stores its linear weights; the first rule that matches wins, else ``storage``."""
 
     method: str
-    format: str  # applied to linear weights; "dtype" leaves them alone; "" unknown
+    storage: Storage = Storage("")
     rules: tuple[QuantRule, ...] = ()
-    experts_only: bool = False
-    group: int = 0
-    block_bits: int = 0  # of `group` elements along the inputs, metadata included; 0: as the format says
-    column_bits: int = 0  # per output column
-    tensor_bits: int = 0  # per tensor
-    tile: tuple[int, int] = (0, 0)  # (inputs, outputs) of a scale tile of tile_bits
-    tile_bits: int = 0
+    experts_only: bool = False  # ``storage`` is for routed experts, the rest stays in dtype
     skips_fused: bool = False  # the quantiser walks nn.Linear and leaves 3-D expert parameters alone
+    lookups: bool = False  # token tables are quantised like linear weights
+    towers: bool = False  # linear weights of towers are quantised too
+
+    @property
+    def format(self) -> str:
+        """What most linear weights are stored as: a name, "dtype", or "" where that is unknown."""
+        return self.storage.format
+
+    @property
+    def known(self) -> bool:
+        """Whether weight bytes can be said; False makes them an Omission, and ``stored_bits`` must not be asked."""
+        return self.storage.format != "" and all(rule.storage.format for rule in self.rules)
 
 
 class Tower(NamedTuple):

@@ -4,24 +4,54 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
-from kvplan.formats import FORMATS, find_format
-from kvplan.specs import Attention, Dense, Latent, Layer, Mixer, ModelSpec, MoE, Quantization, Recurrent, Weight, vector
+from kvplan.formats import find_format
+from kvplan.num import ceildiv
+from kvplan.specs import (
+    PLAIN,
+    Attention,
+    Compressed,
+    Dense,
+    Latent,
+    Layer,
+    Mixer,
+    ModelSpec,
+    MoE,
+    Quantization,
+    Storage,
+    Tower,
+    Weight,
+    vector,
+)
 
-__all__ = ["WeightGroup", "active_parameters", "count_parameters", "layer_weights", "outer_weights", "stored_bits"]
+__all__ = [
+    "WeightGroup",
+    "active_parameters",
+    "checkpoint_bytes",
+    "count_parameters",
+    "layer_weights",
+    "outer_weights",
+    "storage_bits",
+    "storage_of",
+    "stored_bits",
+    "tower_bits",
+    "weight_path",
+]
 
 
 def attention_weights(hidden: int, a: Attention, layer: int) -> Iterator[Weight]:
     """Projections of softmax attention; keys and values vanish in a layer that reads another layer's KV."""
     q, k, v, o = (f"{a.module}.{name}" for name in a.names.split())
-    yield Weight(q, hidden, a.heads * a.key_dim, "q" in a.bias, tie=a.tie and f"{a.tie}.q")
+    width_in = a.input_hidden or hidden
+    yield Weight(q, width_in, a.heads * a.key_dim, "q" in a.bias, tie=a.tie and f"{a.tie}.q", asks_encoder=a.cross)
     if a.reads is None or a.reads == layer:
         kind = "cross" if a.cross else "linear"
-        source = a.cross_hidden or hidden
-        yield Weight(k, source, a.kv_heads * a.key_dim, "k" in a.bias, 1, None, "kv", kind, a.tie and f"{a.tie}.k")
+        source = a.cross_hidden or width_in
+        yield Weight(k, source, a.kv_heads * a.key_dim, "k" in a.bias, 1, None, f"kv{a.kv_heads}", kind, a.tie and f"{a.tie}.k")
         if not a.value_is_key:
-            yield Weight(v, source, a.kv_heads * a.value_dim, "v" in a.bias, 1, None, "kv", kind, a.tie and f"{a.tie}.v")
+            yield Weight(v, source, a.kv_heads * a.value_dim, "v" in a.bias, 1, None, f"kv{a.kv_heads}", kind, a.tie and f"{a.tie}.v")
         yield from a.kv_extra
         if a.qk_norm:
             width = a.key_dim * (a.kv_heads if a.qk_norm == "all" else 1)
@@ -29,7 +59,7 @@ def attention_weights(hidden: int, a: Attention, layer: int) -> Iterator[Weight]
     if a.qk_norm:
         width = a.key_dim * (a.heads if a.qk_norm == "all" else 1)
         yield vector(f"{a.module}.q_norm", width * a.qk_norm_params, a.tie and f"{a.tie}.q_norm")
-    yield Weight(o, a.heads * a.value_dim, hidden, "o" in a.bias, tie=a.tie and f"{a.tie}.o")
+    yield Weight(o, a.heads * a.value_dim, hidden, "o" in a.bias, tie=a.tie and f"{a.tie}.o", asks_encoder=a.cross)
     yield from a.extra
     if a.index is not None and not a.index.shares:
         yield from a.index.weights
@@ -60,13 +90,16 @@ def mixer_weights(hidden: int, mixer: Mixer, layer: int) -> Iterator[Weight]:
         return attention_weights(hidden, mixer, layer)
     if isinstance(mixer, Latent):
         return latent_weights(hidden, mixer, layer)
+    if isinstance(mixer, Compressed):
+        owns = mixer.reads is None or mixer.reads == layer
+        return iter(mixer.weights + mixer.kv_weights if owns else mixer.weights)
     return iter(mixer.weights)
 
 
 def mlp_weights(hidden: int, mlp: Dense | MoE) -> Iterator[Weight]:
     """Tensors of one MLP."""
     if isinstance(mlp, Dense):
-        gate, up, down = (f"{mlp.module}.{name}" for name in mlp.names.split())
+        gate, up, down = (f"{mlp.module}.{name}".lstrip(".") for name in mlp.names.split())
         if mlp.width:
             if mlp.gated:
                 yield Weight(gate, hidden, mlp.width, "u" in mlp.bias, tie=mlp.tie and f"{mlp.tie}.gate")
@@ -75,26 +108,27 @@ def mlp_weights(hidden: int, mlp: Dense | MoE) -> Iterator[Weight]:
         yield from mlp.extra
         return
     inner = mlp.expert_hidden or hidden
-    yield Weight(f"{mlp.module}.{mlp.router}", hidden, mlp.experts, "r" in mlp.bias, shard="none")
+    inside = f"{mlp.module}." if mlp.module else ""  # "": router and experts hang on the layer itself (Gemma 4)
+    yield Weight(f"{inside}{mlp.router}", hidden, mlp.experts, "r" in mlp.bias, shard="none")
     if mlp.router_extra:
-        yield vector(f"{mlp.module}.{mlp.router}.e_score_correction_bias", mlp.router_extra)
+        yield vector(f"{inside}{mlp.router}.e_score_correction_bias", mlp.router_extra)
     columns = 2 if mlp.gated else 1
-    expert = f"{mlp.module}.experts"
+    expert = f"{inside}experts"
     up_name = f"{expert}.gate_up_proj" if mlp.gated else f"{expert}.up_proj"
     yield Weight(
-        up_name, inner, columns * mlp.width, "u" in mlp.bias, mlp.experts, mlp.active, fused=mlp.fused
+        up_name, inner, columns * mlp.width, "u" in mlp.bias, mlp.experts, mlp.active, fused=mlp.fused, pieces=columns
     )
     yield Weight(
         f"{expert}.down_proj", mlp.width, inner, "d" in mlp.bias, mlp.experts, mlp.active, fused=mlp.fused
     )
     if mlp.shared_width:
-        shared = f"{mlp.module}.{mlp.shared_module}"
+        shared = f"{inside}{mlp.shared_module}"
         if mlp.gated:
             yield Weight(f"{shared}.gate_proj", hidden, mlp.shared_width, "u" in mlp.shared_bias)
         yield Weight(f"{shared}.up_proj", hidden, mlp.shared_width, "u" in mlp.shared_bias)
         yield Weight(f"{shared}.down_proj", mlp.shared_width, hidden, "d" in mlp.shared_bias)
     if mlp.shared_gate:
-        yield Weight(f"{mlp.module}.shared_expert_gate", hidden, 1, shard="none")
+        yield Weight(f"{inside}shared_expert_gate", hidden, 1, shard="none")
     yield from mlp.extra
 
 
@@ -159,34 +193,106 @@ def _every_weight(spec: ModelSpec) -> Iterator[Weight]:
         yield from layer_weights(spec, i)
 
 
+def storage_bits(storage: Storage, inputs: int, outputs: int) -> int:
+    """Bits of one quantised matrix with its scales, zero points and indices; ``Storage`` says the sum.
+
+    >>> storage_bits(Storage("int4", 8, 32, 128, 20), 4096, 4096) / 4096**2  # AWQ: 4 + (16 + 4) / 128
+    4.15625
+    """
+    bits = outputs * ceildiv(inputs, storage.pack) * storage.pack_bits
+    if storage.group:
+        bits += outputs * ceildiv(inputs, storage.group) * storage.group_bits
+    if storage.tile_bits:
+        bits += ceildiv(inputs, storage.tile[0]) * ceildiv(outputs, storage.tile[1]) * storage.tile_bits
+    bits += sum(ceildiv(inputs * outputs, block) * block_bits for block, block_bits in storage.flat)
+    return int(bits + outputs * storage.output_bits + inputs * storage.input_bits + storage.tensor_bits)
+
+
 def stored_bits(weight: Weight, path: str, dtype: str, quantization: Quantization | None) -> int:
-    """Bits of one tensor (all copies) as the checkpoint stores it; biases and vectors stay in ``dtype``."""
+    """Bits of one tensor (all copies) as the checkpoint stores it; biases and vectors stay in ``dtype``.
+
+    ``path`` is the module's full path (``model.layers.3.self_attn.q_proj``, ``lm_head``), which rules are searched in.
+    Only for a quantisation that is ``known``.
+    """
     plain = find_format(dtype).element_bits
-    matrix = weight.inputs * weight.outputs
-    bias = weight.outputs if weight.bias else 0
-    name = "dtype"
-    if quantization is not None and weight.kind in ("linear", "cross"):
-        name = _format_of(weight, path, quantization)
-    if name == "dtype" or quantization is None:
-        return weight.copies * (matrix + bias) * plain
-    q = quantization
-    if name == q.format and q.block_bits:
-        bits = weight.outputs * -(-weight.inputs // q.group) * q.block_bits
-    else:
-        bits = weight.outputs * FORMATS[name].row_bits(weight.inputs)
-    if name == q.format:
-        bits += weight.outputs * q.column_bits + q.tensor_bits
-        if q.tile_bits:
-            bits += -(-weight.inputs // q.tile[0]) * -(-weight.outputs // q.tile[1]) * q.tile_bits
-    return weight.copies * (bits + bias * plain)
+    storage = storage_of(weight, path, quantization)
+    if storage.format == "dtype":
+        return weight.elements * plain
+    assert storage.format, "the storage of an unknown quantisation has no size"
+    pieces = weight.pieces if weight.outputs % weight.pieces == 0 else 1
+    bits = pieces * storage_bits(storage, weight.inputs, weight.outputs // pieces)
+    return weight.copies * (bits + (weight.outputs * plain if weight.bias else 0))
 
 
-def _format_of(weight: Weight, path: str, quantization: Quantization) -> str:
-    for rule in quantization.rules:
-        if re.search(rule.pattern, path):
-            return rule.format
+def storage_of(weight: Weight, path: str, quantization: Quantization | None) -> Storage:
+    """How a checkpoint stores one tensor: the first rule that matches, else what the method does to such a tensor."""
+    quantised = ("linear", "cross", "lookup") if quantization and quantization.lookups else ("linear", "cross")
+    if quantization is None or weight.kind not in quantised or weight.module == "positions":
+        return PLAIN
+    if quantization.rules:
+        names = _spellings(path)
+        for rule in quantization.rules:
+            if any(re.search(rule.pattern, name) for name in names):
+                return rule.storage
     if quantization.experts_only and weight.visited is None:
-        return "dtype"
+        return PLAIN
     if quantization.skips_fused and weight.fused:
-        return "dtype"
-    return quantization.format
+        return PLAIN
+    return quantization.storage
+
+
+# Checkpoints and configs spell the same module in several ways; a rule written for one of them means all.
+_SYNONYMS = (("mlp", "block_sparse_moe", "feed_forward", "ffn", "moe"), ("self_attn", "attn"))
+_FIRST = "experts.0"  # rules are written per expert; what holds for the first holds for all
+_EXPERTS = {
+    "gate_up_proj": (*(f"{_FIRST}.{name}" for name in ("gate_proj", "up_proj", "w1", "w3")), "switch_mlp.gate_proj"),
+    "up_proj": (f"{_FIRST}.up_proj", "switch_mlp.up_proj"),
+    "down_proj": (f"{_FIRST}.down_proj", f"{_FIRST}.w2", "switch_mlp.down_proj"),
+}
+
+
+@lru_cache(maxsize=65536)
+def _spellings(path: str) -> tuple[str, ...]:
+    names = [path]
+    head, experts, last = path.rpartition(".experts.")
+    if experts:
+        names += [f"{head}.{name}" for name in _EXPERTS.get(last, ())]
+    for words in _SYNONYMS:
+        for word in words:
+            if f".{word}." in path:
+                others = [other for other in words if other != word]
+                names += [name.replace(f".{word}.", f".{other}.", 1) for name in names for other in others]
+                break
+    return tuple(names)
+
+
+def weight_path(spec: ModelSpec, layer: int | None, weight: Weight) -> str:
+    """The full path of a tensor's module; ``layer`` None for tensors outside the layers."""
+    return weight.module if layer is None else f"{spec.prefix}.{layer}.{weight.module}"
+
+
+def tower_bits(tower: Tower, dtype: str, quantization: Quantization | None) -> int:
+    """Bits of a tower. Its shapes are not kept, so a quantised one counts its elements without row ends."""
+    plain = find_format(dtype).element_bits
+    if quantization is None or not quantization.towers:
+        return tower.parameters * plain
+    return tower.vectors * plain + storage_bits(quantization.storage, tower.parameters - tower.vectors, 1)
+
+
+def checkpoint_bytes(spec: ModelSpec, dtype: str = "") -> int | None:
+    """Bytes of all tensors as the checkpoint stores them, tied ones once, each rounded up; None where unknown.
+
+    Exact bytes read from headers (``spec.weight_bytes``) are not looked at: this is what shapes say.
+    """
+    q, plain = spec.quantization, dtype or spec.dtype
+    if q is not None and not q.known:
+        return None
+    total = sum(ceildiv(tower_bits(tower, plain, q), 8) for tower in spec.towers)
+    seen: set[str] = set()
+    for layer in (None, *range(len(spec.layers))):
+        for weight in outer_weights(spec) if layer is None else layer_weights(spec, layer):
+            if weight.tie and weight.tie in seen:
+                continue
+            seen.add(weight.tie)
+            total += ceildiv(stored_bits(weight, weight_path(spec, layer, weight), plain, q), 8)
+    return int(total)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from kvplan.cache import mixer_parts
-from kvplan.specs import Attention, Growth, Mixer, Part, Recurrent
+from kvplan.engines import Engine
+from kvplan.specs import Attention, Compressed, Growth, Mixer, Part, Recurrent
 
-__all__ = ["VERSION", "parts_of"]
-
-VERSION = "5.23.0"
+__all__ = ["ENGINE", "parts_of"]
 
 
 def parts_of(mixer: Mixer) -> tuple[Part, ...]:
@@ -16,13 +15,52 @@ def parts_of(mixer: Mixer) -> tuple[Part, ...]:
     A sliding or chunked layer returns window - 1 entries; a convolution keeps ``kernel`` columns, not kernel - 1;
     some classes cache something else than the method needs (expanded MLA heads), and say so in the spec.
     """
+    if isinstance(mixer, Compressed):
+        return _compressed(mixer)
     if not isinstance(mixer, Attention) and mixer.transformers_parts is not None:
         return mixer.transformers_parts
     parts = mixer_parts(mixer)
     if isinstance(mixer, Recurrent):
         return tuple(p._replace(width=p.width + 1) if p.name.startswith("conv") else p for p in parts)
+    if isinstance(mixer, Attention) and mixer.expanded:
+        parts = tuple(p._replace(heads=mixer.heads) if p.name in ("key", "value") else p for p in parts)
+    if isinstance(mixer, Attention) and mixer.transformers_keeps_all:
+        return tuple(p._replace(growth=FULL) for p in parts)
     return tuple(p._replace(growth=_keeps(p.growth)) for p in parts)
+
+
+def _compressed(m: Compressed) -> tuple[Part, ...]:
+    """DeepseekV4HCACache and DeepseekV4CSACache: the buffer of the open group, not one of fixed size.
+
+    A layer without a compressor is an ordinary sliding layer: its one vector is cached twice, as key and as value.
+    """
+    if not m.ratio:
+        growth = _keeps(Growth("window", m.window))
+        return Part("key", 1, m.dim, "latent", growth, "none"), Part("value", 1, m.dim, "latent", growth, "none")
+    parts = []
+    for part in mixer_parts(m):
+        if part.growth.kind != "constant":
+            parts.append(part._replace(growth=_keeps(part.growth)))
+            continue
+        dim = m.index.dim if m.index is not None and part.name == "index_compressor" else m.dim
+        series = 2 if m.overlap else 1
+        parts.append(part._replace(width=2 * series * dim, growth=Growth("remainder", m.ratio)))
+        if m.overlap:
+            parts.append(part._replace(name=f"{part.name}_overlap", width=2 * dim, growth=Growth("last_group", m.ratio)))
+    return tuple(parts)
 
 
 def _keeps(growth: Growth) -> Growth:
     return Growth("window_transformers", growth.limit) if growth.kind in ("window", "chunk") else growth
+
+
+ENGINE = Engine(
+    name="transformers",
+    version="5.23.0",
+    summary="DynamicCache after a prefill: W - 1 entries in a sliding layer, convolution states of K columns",
+    utilization=1.0,
+    source="transformers 5.23.0, cache_utils.py",
+    parts_of=parts_of,
+    one_shot_prefill=True,
+    prefill_storage=True,
+)

@@ -1,0 +1,84 @@
+"""The Python API: the command line's questions in the same words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvplan import schemes
+from kvplan.catalog import load
+from kvplan.errors import InvalidInput
+from kvplan.planner import answer
+from kvplan.report import Report
+from kvplan.settings import read_settings
+from kvplan.specs import ModelSpec
+
+__all__ = ["load", "plan", "shared"]
+
+NUMBERS = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "window", "experts", "active_experts", "tied")
+
+
+def plan(model: object = None, *, scheme: str | None = None, **flags: Any) -> Report:
+    """What a model's KV cache costs and what fits: bytes, FLOPs, capacity, time bounds.
+
+    ``model`` is anything that ``load`` takes; without one, the plain numbers ``layers, hidden, heads, kv_heads,
+    head_dim, ffn, vocab, window`` describe it. The other keywords are the command line's flags (see
+    ``settings.read_settings``): ``context`` and ``batch`` (tokens and sequences, ``"8k"`` is 8192), ``dtype``,
+    ``kv_dtype``, ``engine``, ``gpu``, ``tp`` ... Raises a KvplanError that names field, value and what is allowed.
+
+    >>> report = plan("llama-3.1-8b", context=8192)
+    >>> report.kv["bytes_per_sequence"]  # 32 layers x 2 x 8 heads x 128 x 2 bytes x 8,192 tokens
+    1073741824
+    """
+    unknown = set(flags) - _known_flags()
+    if unknown:
+        name = sorted(unknown)[0]
+        from kvplan.errors import UnknownName
+
+        raise UnknownName("flag", name, _known_flags())
+    numbers = {name: flags.pop(name) for name in NUMBERS if name in flags and flags[name] is not None}
+    flags = {name: value for name, value in flags.items() if name not in NUMBERS}
+    spec = described(model, numbers)
+    shared_spec = shared(spec, scheme) if scheme else spec
+    settings = read_settings(shared_spec, scheme=scheme, **flags)
+
+    def again(**changes: Any) -> Report:
+        return plan(spec, scheme=changes.pop("scheme", scheme), **{**flags, **changes})
+
+    return Report(answer(shared_spec, settings), again)
+
+
+def described(model: object, numbers: dict[str, Any]) -> ModelSpec:
+    """The spec of a model or of plain numbers, but not of both and not of neither."""
+    if model is None and not numbers:
+        raise InvalidInput("model", None, "a preset, a path, a Hub id, or numbers such as --layers 32 --hidden 4096 --heads 32")
+    if model is None:
+        from kvplan.importers.numbers import from_numbers
+
+        return from_numbers(**numbers)
+    if numbers:
+        raise InvalidInput(next(iter(numbers)), next(iter(numbers.values())), "nothing: a model was named already")
+    return load(model)
+
+
+def shared(spec: ModelSpec, scheme: str) -> ModelSpec:
+    """The spec under a scheme; remembered on the spec, so that asking twice costs once."""
+    if not isinstance(scheme, str):
+        raise InvalidInput("scheme", scheme, "a chain such as mqa+cla:2")
+    memo: dict[str, ModelSpec] = spec.__dict__.setdefault("_schemes", {})
+    if scheme not in memo:
+        if len(memo) > 256:
+            memo.clear()
+        memo[scheme] = schemes.apply(spec, scheme)
+    return memo[scheme]
+
+
+_FLAGS: frozenset[str] = frozenset()
+
+
+def _known_flags() -> frozenset[str]:
+    global _FLAGS
+    if not _FLAGS:
+        code = read_settings.__code__
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        _FLAGS = frozenset(names) - {"spec", "scheme"} | set(NUMBERS)
+    return _FLAGS

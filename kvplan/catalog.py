@@ -1,0 +1,296 @@
+"""Presets: models and accelerators as data files, found alike in a checkout, an editable install and a wheel.
+
+Shipped files are read without a schema check (a test checks them all); files from ``KVPLAN_PRESETS`` are somebody
+else's and pass through pydantic first. No pickle, no Python, no expressions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kvplan.errors import InvalidInput, UnknownName
+from kvplan.importers import from_config
+from kvplan.specs import ModelSpec
+
+__all__ = ["Gpu", "ModelPreset", "find_gpu", "gpu_names", "load", "model_names", "model_preset", "preset_folders"]
+
+# A config.json is a few kilobytes; the largest published ones stay below a megabyte.
+CONFIG_LIMIT = 16 * 2**20
+SUFFIX = ".toml"
+
+
+class Gpu(NamedTuple):
+    """One accelerator: memory in bytes as the driver exposes it, bandwidth in bytes/s, dense TFLOPS per format."""
+
+    name: str
+    vendor: str
+    label: str
+    aliases: tuple[str, ...]
+    kind: str
+    architecture: str
+    memory_bytes: int
+    memory_basis: str
+    memory_label: str
+    memory_source: str
+    bandwidth_bytes_per_s: int
+    bandwidth_source: str
+    tflops: dict[str, float]
+    tflops_source: str
+    compute_capability: str
+    link: dict[str, Any]
+    price_usd_per_hour: float | None
+    price_source: str
+    checked: str
+    notes: tuple[str, ...]
+
+
+class ModelPreset(NamedTuple):
+    """One published config and where it comes from."""
+
+    name: str
+    label: str
+    hub: str
+    aliases: tuple[str, ...]
+    source: str
+    checked: str
+    attention: str
+    config: str  # the published JSON text
+
+
+def preset_folders(kind: str) -> list[Path]:
+    """Folders that hold presets of a kind (models, gpus), a user's ``KVPLAN_PRESETS`` first."""
+    package = Path(__file__).parent
+    shipped = package / "presets"
+    if not shipped.is_dir():
+        shipped = package.parent / "presets"
+    folders = [shipped / kind]
+    extra = os.environ.get("KVPLAN_PRESETS")
+    if extra:
+        folders.insert(0, Path(extra) / kind)
+    return folders
+
+
+def _slug(name: str) -> str:
+    return name.strip().lower().replace("_", "-").replace(" ", "-")
+
+
+def _files(kind: str) -> dict[str, Path]:
+    """Every preset file of a kind by its name; a user's file hides a shipped one of the same name."""
+    found: dict[str, Path] = {}
+    for folder in preset_folders(kind):
+        try:
+            entries = os.listdir(folder)
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.endswith(SUFFIX):
+                found.setdefault(entry.removesuffix(SUFFIX), folder / entry)
+    return found
+
+
+def _read(path: Path, kind: str) -> dict[str, Any]:
+    """One preset file. The user's own are checked against the schema; shipped ones by the tests."""
+    try:
+        with path.open("rb") as file:
+            raw = tomllib.load(file)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise InvalidInput("preset", str(path), f"a readable TOML file ({e})") from None
+    if os.environ.get("KVPLAN_PRESETS") and path.is_relative_to(os.environ["KVPLAN_PRESETS"]):
+        from kvplan.catalog.schema import check_preset
+
+        check_preset(raw, kind, str(path))
+    return raw
+
+
+def _find(kind: str, name: str) -> tuple[str, dict[str, Any]] | None:
+    """A preset by its file name, else by an alias (which needs a look into every file)."""
+    slug = _slug(name)
+    if not slug or "/" in slug or os.sep in slug or slug.startswith("."):
+        return None
+    for folder in preset_folders(kind):
+        path = folder / (slug + SUFFIX)
+        if path.is_file():
+            return slug, _read(path, kind)
+    for file_name, path in sorted(_files(kind).items()):
+        raw = _read(path, kind)
+        if slug in (_slug(str(alias)) for alias in raw.get("aliases", [])):
+            return file_name, raw
+    return None
+
+
+# --- accelerators ----------------------------------------------------------------------------------------------------
+
+
+def gpu_names() -> tuple[str, ...]:
+    """Slugs of every accelerator preset."""
+    return tuple(sorted(_files("gpus")))
+
+
+@lru_cache(maxsize=256)
+def find_gpu(name: str) -> Gpu:
+    """The accelerator of a slug or alias. Raises UnknownName with the nearest ones."""
+    found = _find("gpus", name)
+    if found is None:
+        raise UnknownName("GPU", name, gpu_names(), "`kvplan gpus` lists them")
+    slug, raw = found
+    tflops = {key: float(value) for key, value in raw.get("tflops", {}).items() if key != "source"}
+    return Gpu(
+        name=slug,
+        vendor=raw["vendor"],
+        label=raw["label"],
+        aliases=tuple(raw.get("aliases", ())),
+        kind=raw["kind"],
+        architecture=str(raw.get("architecture", "")),
+        memory_bytes=raw["memory_bytes"],
+        memory_basis=raw["memory_basis"],
+        memory_label=raw["memory_label"],
+        memory_source=raw["memory_source"],
+        bandwidth_bytes_per_s=raw["bandwidth_bytes_per_s"],
+        bandwidth_source=raw["bandwidth_source"],
+        tflops=tflops,
+        tflops_source=str(raw.get("tflops", {}).get("source", "")),
+        compute_capability=str(raw.get("compute_capability", "")),
+        link=dict(raw.get("link", {})),
+        price_usd_per_hour=raw.get("price_usd_per_hour"),
+        price_source=str(raw.get("price_source", "")),
+        checked=str(raw["checked"]),
+        notes=tuple(raw.get("notes", ())),
+    )
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def model_names() -> tuple[str, ...]:
+    """Slugs of every model preset."""
+    return tuple(sorted(_files("models")))
+
+
+@lru_cache(maxsize=256)
+def model_preset(name: str) -> ModelPreset:
+    """The model preset of a slug or alias. Raises UnknownName with the nearest ones."""
+    found = _find("models", name)
+    if found is None:
+        raise UnknownName("model", name, model_names(), "or a path to a config.json, a .gguf, or org/name on the Hub")
+    slug, raw = found
+    return ModelPreset(
+        name=slug,
+        label=raw["label"],
+        hub=raw.get("hub", ""),
+        aliases=tuple(raw.get("aliases", ())),
+        source=raw["source"],
+        checked=str(raw["checked"]),
+        attention=raw.get("attention", ""),
+        config=raw["config"],
+    )
+
+
+@lru_cache(maxsize=256)
+def _preset_spec(name: str) -> ModelSpec:
+    preset = model_preset(name)
+    return from_config(json.loads(preset.config), preset.name, f"preset {preset.name}")
+
+
+def load(model: object) -> ModelSpec:
+    """The spec of a model, from whatever names it.
+
+    ``model`` is a preset name, a path to a ``config.json``, to a folder that holds one, or to a ``.gguf``, a Hub id
+    (``org/name`` or ``org/name@revision``, needs the ``hub`` extra and a network), a dict (a parsed config.json), or a
+    ModelSpec, which is returned as it is. Raises a KvplanError that says what is wrong and what instead.
+    """
+    if isinstance(model, ModelSpec):
+        return model
+    if isinstance(model, dict):
+        return from_config(model, where="config")
+    if isinstance(model, Path):
+        return _from_path(model)
+    if not isinstance(model, str) or not model.strip() or "\0" in model or len(model) > 4096:
+        raise InvalidInput("model", model, "a preset name, a path, a Hub id, a dict or a ModelSpec")
+    path = Path(model).expanduser()
+    looks_like_path = model.endswith((".json", ".gguf")) or model.startswith((".", "~", "/")) or os.sep * 2 in model
+    if looks_like_path or (path.exists() and (path.is_dir() or path.is_file()) and not _is_preset(model)):
+        return _from_path(path)
+    if model.count("/") == 1:
+        from kvplan.importers.hub import spec_from_hub
+
+        return spec_from_hub(model)
+    return _preset_spec(model)
+
+
+def _is_preset(name: str) -> bool:
+    return any((folder / (_slug(name) + SUFFIX)).is_file() for folder in preset_folders("models")) and "/" not in name
+
+
+def _from_path(path: Path) -> ModelSpec:
+    where = str(path)
+    try:
+        if path.is_dir():
+            return _from_folder(path)
+        if not path.exists():
+            raise InvalidInput("model", where, "an existing file or folder")
+        if not path.is_file():
+            raise InvalidInput("model", where, "a regular file or a folder")
+    except OSError as e:
+        raise InvalidInput("model", where, f"a readable path ({e.strerror})") from None
+    if path.suffix.lower() == ".gguf":
+        from kvplan.importers.gguf import spec_from_gguf
+
+        return spec_from_gguf(path)
+    name = path.stem if path.stem != "config" else path.resolve().parent.name
+    return from_config(read_json(path), name, where)
+
+
+def _from_folder(path: Path) -> ModelSpec:
+    from dataclasses import replace
+
+    config = path / "config.json"
+    if not config.is_file():
+        ggufs = sorted(path.glob("*.gguf"))
+        if len(ggufs) == 1:
+            return _from_path(ggufs[0])
+        raise InvalidInput("model", str(path), "a folder that holds a config.json")
+    spec = from_config(read_json(config), path.resolve().name, str(config))
+    from kvplan.importers.safetensors import folder_weight_bytes
+
+    weights = folder_weight_bytes(path)
+    if weights is not None:
+        spec = replace(spec, weight_bytes=weights[0], weight_source=weights[2])
+    return spec
+
+
+def read_json(path: Path) -> object:
+    """A JSON file within bounds: at most 16 MiB, UTF-8, no NaN or infinity, numbers of sane length."""
+    where = str(path)
+    try:
+        if path.stat().st_size > CONFIG_LIMIT:
+            raise InvalidInput("config", f"{path.stat().st_size} bytes", f"at most {CONFIG_LIMIT} bytes", where)
+        with path.open("rb") as file:
+            data = file.read(CONFIG_LIMIT + 1)
+    except OSError as e:
+        raise InvalidInput("model", where, f"a readable file ({e.strerror})") from None
+    return parse_json(data, where)
+
+
+def parse_json(data: bytes | str, where: str) -> object:
+    """Parsed JSON; anything else than JSON is one clear error."""
+
+    def refuse(text: str) -> object:
+        raise InvalidInput("config", text, "finite numbers", where)
+
+    try:
+        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+        return json.loads(text, parse_constant=refuse)
+    except UnicodeDecodeError as e:
+        raise InvalidInput("config", f"byte {e.start} is not UTF-8", "a UTF-8 JSON file", where) from None
+    except RecursionError:
+        raise InvalidInput("config", "nested too deep", "a config.json of ordinary depth", where) from None
+    except InvalidInput:
+        raise
+    except ValueError as e:
+        line = str(e).splitlines()[0][:120]
+        raise InvalidInput("config", line, "a complete JSON object", where) from None

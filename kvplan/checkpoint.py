@@ -1,0 +1,155 @@
+"""Bytes of the weights as a checkpoint stores them: by category for the ledger, by pipeline stage and rank for a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kvplan.formats import find_format
+from kvplan.num import ceildiv, maximum
+from kvplan.specs import Attention, Latent, ModelSpec, Quantization, Weight, vector
+from kvplan.weights import mixer_weights, mlp_weights, outer_weights, stored_bits, tower_bits
+
+__all__ = ["WeightBytes", "rank_weight_bytes", "weight_bytes", "weights_known"]
+
+
+class WeightBytes(NamedTuple):
+    """Bytes of the whole model's weights."""
+
+    by_category: dict[str, int]  # attention, mlp, experts, embeddings ...; towers by name
+    total: int
+    streamed: int  # read by a decode step whatever the batch: all but tables, towers and routed experts
+    logits: int  # of the logits matrix, part of streamed
+    expert: tuple[tuple[int, int, int], ...]  # (experts, visited per token, bytes of all) per group of routed experts
+    basis: str  # exact | estimated
+    source: str
+
+
+class Placed(NamedTuple):
+    """One tensor with its place: the layer (None outside), the category and the full module path."""
+
+    layer: int | None
+    category: str
+    path: str
+    weight: Weight
+
+
+def weights_known(spec: ModelSpec) -> bool:
+    """Whether the bytes of the weights follow from the spec; False for an unknown ``quant_method`` without headers."""
+    return spec.weight_bytes is not None or spec.quantization is None or spec.quantization.known
+
+
+def placed_weights(spec: ModelSpec) -> Iterator[Placed]:
+    """Every tensor once, tied ones too (the first use), with its category."""
+    seen: set[str] = set()
+    for item in _all_uses(spec):
+        if item.weight.tie:
+            if item.weight.tie in seen:
+                continue
+            seen.add(item.weight.tie)
+        yield item
+
+
+def _all_uses(spec: ModelSpec) -> Iterator[Placed]:
+    for w in outer_weights(spec):
+        category = {"lookup": "embeddings", "vector": "norms and others"}.get(w.kind, "logits")
+        if category == "logits" and w.module != "lm_head":
+            category = "norms and others"
+        yield Placed(None, category, w.module, w)
+    for i, layer in enumerate(spec.layers):
+        groups: list[tuple[str, Iterator[Weight]]] = []
+        for mixer in layer.mixers:
+            name = "attention" if isinstance(mixer, (Attention, Latent)) else "recurrent"
+            groups.append((name, mixer_weights(spec.hidden, mixer, i)))
+        groups += [("mlp", mlp_weights(spec.hidden, mlp)) for mlp in layer.mlps]
+        groups.append(("norms and others", iter(layer.extra)))
+        if layer.norms:
+            groups.append(("norms and others", iter((vector("norms", layer.norms),))))
+        for category, weights in groups:
+            for w in weights:
+                name = "experts" if w.visited is not None else "norms and others" if w.kind == "vector" else category
+                yield Placed(i, name, f"{spec.prefix}.{i}.{w.module}", w)
+
+
+def _sized(spec: ModelSpec, dtype: str, quantization: Quantization | None) -> list[tuple[Placed, int]]:
+    """Every tensor with its bytes; remembered on the spec, which never changes."""
+    memo: dict[object, list[tuple[Placed, int]]] = spec.__dict__.setdefault("_sized", {})
+    key = (dtype, quantization)
+    if key not in memo:
+        memo[key] = [
+            (item, ceildiv(stored_bits(item.weight, item.path, dtype, quantization), 8))
+            for item in placed_weights(spec)
+        ]
+    return memo[key]
+
+
+def weight_bytes(spec: ModelSpec, dtype: str, quantization: Quantization | None) -> WeightBytes:
+    """Bytes of all weights; exact from headers where the spec carries them, else from shapes and formats.
+
+    ``dtype`` stores what no quantisation touches. The shapes give the categories; where headers give another total,
+    the difference is a category of its own, so that the sum is what the files hold.
+    """
+    categories: dict[str, int] = {}
+    experts: dict[tuple[int, int], int] = {}
+    streamed = logits = 0
+    for item, size in _sized(spec, dtype, quantization):
+        categories[item.category] = categories.get(item.category, 0) + size
+        w = item.weight
+        if w.visited is not None:
+            experts[w.copies, w.visited] = experts.get((w.copies, w.visited), 0) + size
+        elif w.kind != "lookup":
+            streamed += size
+        if w.module == "lm_head":
+            logits += size
+    for tower in spec.towers:
+        categories[tower.name] = categories.get(tower.name, 0) + ceildiv(tower_bits(tower, dtype, quantization), 8)
+    if spec.tied and spec.has_head:
+        logits = ceildiv((spec.embed_dim or spec.hidden) * spec.vocab * find_format(dtype).element_bits, 8)
+        streamed += logits
+    total = sum(categories.values())
+    basis, source = "exact", f"shapes x {quantization.method if quantization else dtype}"
+    if spec.weight_bytes is not None:
+        if spec.weight_bytes != total:
+            categories["file beyond shapes"] = spec.weight_bytes - total
+        total, source = spec.weight_bytes, spec.weight_source
+    routed = tuple((copies, visited, size) for (copies, visited), size in experts.items())
+    return WeightBytes(categories, total, streamed, logits, routed, basis, source)
+
+
+def rank_weight_bytes(
+    spec: ModelSpec, dtype: str, quantization: Quantization | None, tp: int, layers: range, first: bool, last: bool
+) -> int:
+    """Bytes of weights on one tensor-parallel rank of the pipeline stage that holds ``layers``.
+
+    Matrices split over ranks, K and V projections like the KV heads (replicated when tp exceeds them), norms, routers
+    and latents are on every rank. The token table lies on the first stage, the logits matrix on the last (a tied one
+    on both). Towers lie on the first stage, whole.
+    """
+    whole = tp == 1 and first and last
+    if whole and spec.weight_bytes is not None:
+        return spec.weight_bytes
+    total = 0
+    for item, size in _sized(spec, dtype, quantization):
+        if item.layer is not None:
+            mine = item.layer in layers
+        elif item.category == "embeddings":
+            mine = first or (last and spec.tied and item.weight.module == "embed_tokens")
+        else:
+            mine = last
+        if mine:
+            total += _share(size, item.weight.shard, tp)
+    if first:
+        total += sum(ceildiv(tower_bits(tower, dtype, quantization), 8) for tower in spec.towers)
+    if spec.weight_bytes is not None:
+        shapes = weight_bytes(spec, dtype, quantization)
+        total = ceildiv(total * spec.weight_bytes, max(sum(shapes.by_category.values()), 1))
+    return total
+
+
+def _share(size: int, shard: str, tp: int) -> int:
+    if tp == 1 or shard == "none":
+        return size
+    if shard.startswith("kv") and len(shard) > 2:
+        heads = int(shard[2:])
+        return int(ceildiv(size * maximum(ceildiv(heads, tp), 1), heads))
+    return int(ceildiv(size, tp))

@@ -1,0 +1,326 @@
+"""The command line. Commands parse, call and render; stdout is data, stderr is talk.
+
+Exit codes: 0 yes, 1 it does not fit or a check failed, 2 bad input. Every error is one line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from kvplan import __version__
+from kvplan.errors import InvalidInput, KvplanError
+
+__all__ = ["app", "main"]
+
+# Typer carries its own copy of click since 0.28 and used the package before: take the base class from what it exports.
+ClickError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+class Group(TyperGroup):
+    """Turns every expected error into one line on stderr and its exit code, under CliRunner too."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        """Click's entry point; bugs keep their traceback, everything else is a line."""
+        try:
+            result = super().main(*args, standalone_mode=False, **kwargs)
+            code = result if isinstance(result, int) else 0
+        except KvplanError as e:
+            code = _fail(str(e), e.exit_code)
+        except typer.Abort:
+            code = _fail("interrupted", 130)
+        except ClickError as e:
+            code = _fail(" ".join(e.format_message().split()), 2)
+        except BrokenPipeError:
+            # the reader has gone (`| head`): say nothing, and keep Python's last flush from complaining
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
+def _fail(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    print(f"kvplan: {line}", file=sys.stderr)
+    return code
+
+
+app = typer.Typer(
+    name="kvplan",
+    cls=Group,
+    help="KV-cache memory and FLOPs of LLM inference, planned without a GPU, weights or a network.",
+    epilog="Exit codes: 0 yes, 1 it does not fit, 2 bad input. 8k is 8192; GiB is 2**30.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """KV-cache memory and FLOPs of LLM inference, planned without a GPU, weights or a network."""
+    if version:
+        print(f"kvplan {__version__}")
+        raise typer.Exit
+
+
+def _screen() -> tuple[int, bool]:
+    """Columns, and whether to colour: only on a terminal, and not under NO_COLOR."""
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return shutil.get_terminal_size((80, 24)).columns, color
+
+
+def _option(*names: str, help: str, panel: str | None = None, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=False)
+
+
+Text = str | None
+Model = Annotated[Text, typer.Argument(help="Preset, config.json, folder, .gguf or org/name on the Hub.", show_default=False)]
+WORK, STORE, PLACE, CONVENTION, NUMBERS = "workload", "storage", "engine and GPUs", "conventions", "numbers instead of MODEL"
+Context = Annotated[Text, _option("--context", "-c", "--max-model-len", help="Tokens per sequence; 8k is 8192.", panel=WORK)]
+Batch = Annotated[Text, _option("--batch", "-b", "--max-num-seqs", help="Sequences.", panel=WORK)]
+EncoderContext = Annotated[Text, _option("--encoder-context", help="Tokens of cross-attention.", panel=WORK)]
+SchemeText = Annotated[Text, _option("--scheme", "-s", help="Sharing scheme, e.g. mqa+cla:2.", panel=STORE)]
+Dtype = Annotated[Text, _option("--dtype", help="Activations and unquantised weights.", panel=STORE)]
+KvDtype = Annotated[Text, _option("--kv-dtype", "--kv-cache-dtype", help="K, V and latents.", panel=STORE)]
+TypeK = Annotated[Text, _option("--cache-type-k", "-ctk", help="K alone.", panel=STORE)]
+TypeV = Annotated[Text, _option("--cache-type-v", "-ctv", help="V alone.", panel=STORE)]
+WeightDtype = Annotated[Text, _option("--weight-dtype", help="Matrices in layers, instead of the checkpoint's.", panel=STORE)]
+EngineName = Annotated[Text, _option("--engine", "-e", help="ideal or transformers.", panel=PLACE)]
+EngineVersion = Annotated[Text, _option("--engine-version", help="Version whose rules apply.", panel=PLACE)]
+EngineOption = Annotated[list[str] | None, _option("--engine-option", help="name=value under the engine's own names.", panel=PLACE)]
+GpuName = Annotated[Text, _option("--gpu", "-g", help="A slug of `kvplan gpus`.", panel=PLACE)]
+Memory = Annotated[Text, _option("--memory", help="Bytes per GPU instead of the preset's, e.g. 80GiB.", panel=PLACE)]
+Tp = Annotated[Text, _option("--tp", "--tensor-parallel-size", help="Tensor-parallel ranks.", panel=PLACE)]
+Pp = Annotated[Text, _option("--pp", "--pipeline-parallel-size", help="Pipeline stages.", panel=PLACE)]
+Dp = Annotated[Text, _option("--dp", "--data-parallel-size", help="Data-parallel replicas.", panel=PLACE)]
+Utilization = Annotated[float | None, _option("--gpu-memory-utilization", help="Share of memory the engine may use.", panel=PLACE)]
+BlockSize = Annotated[Text, _option("--block-size", help="Tokens per cache block.", panel=PLACE)]
+Overhead = Annotated[Text, _option("--runtime-overhead", help="Bytes of context and kernels, instead of the estimate.", panel=PLACE)]
+AttentionFlops = Annotated[Text, _option("--attention-flops", help="causal or full.", panel=CONVENTION)]
+Logits = Annotated[Text, _option("--logits", help="last or all.", panel=CONVENTION)]
+ComputeEfficiency = Annotated[float | None, _option("--compute-efficiency", help="Share of peak FLOP/s.", panel=CONVENTION)]
+BandwidthEfficiency = Annotated[float | None, _option("--bandwidth-efficiency", help="Share of peak bandwidth.", panel=CONVENTION)]
+Layers = Annotated[Text, _option("--layers", help="Layers.", panel=NUMBERS)]
+Hidden = Annotated[Text, _option("--hidden", help="Hidden size.", panel=NUMBERS)]
+Heads = Annotated[Text, _option("--heads", help="Query heads.", panel=NUMBERS)]
+KvHeads = Annotated[Text, _option("--kv-heads", help="KV heads.", panel=NUMBERS)]
+HeadDim = Annotated[Text, _option("--head-dim", help="Size of a head.", panel=NUMBERS)]
+Ffn = Annotated[Text, _option("--ffn", help="MLP width (of one expert).", panel=NUMBERS)]
+Vocab = Annotated[Text, _option("--vocab", help="Vocabulary.", panel=NUMBERS)]
+Window = Annotated[Text, _option("--window", help="Sliding window of every layer.", panel=NUMBERS)]
+Experts = Annotated[Text, _option("--experts", help="Experts per MLP.", panel=NUMBERS)]
+ActiveExperts = Annotated[Text, _option("--active-experts", help="Experts a token visits.", panel=NUMBERS)]
+Tied = Annotated[bool, _option("--tied", help="The logits matrix is the embedding.", panel=NUMBERS)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
+
+
+def _flags(given: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given, as keyword arguments of the API."""
+    flags = {name: value for name, value in given.items() if value is not None and value is not False}
+    for name in ("model", "as_json", "as_markdown", "term", "latex"):
+        flags.pop(name, None)
+    if "engine_option" in flags:
+        flags["engine_options"] = _pairs(flags.pop("engine_option"))
+    return flags
+
+
+def _pairs(items: Sequence[str]) -> dict[str, Any]:
+    """``name=value`` items; true/false and on/off are booleans, digits are numbers, a name given twice must agree."""
+    words: dict[str, Any] = {"true": True, "on": True, "false": False, "off": False}
+    pairs: dict[str, Any] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals or not name.strip():
+            raise InvalidInput("--engine-option", item, "name=value")
+        value = words.get(text.strip().lower(), int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text)
+        name = name.strip().replace("-", "_")
+        if name in pairs and pairs[name] != value:
+            raise InvalidInput("--engine-option", item, f"one value per option ({name}={pairs[name]} was given too)")
+        pairs[name] = value
+    return pairs
+
+
+@app.command()
+def plan(
+    model: Model = None,
+    context: Context = None,
+    batch: Batch = None,
+    encoder_context: EncoderContext = None,
+    scheme: SchemeText = None,
+    dtype: Dtype = None,
+    kv_dtype: KvDtype = None,
+    cache_type_k: TypeK = None,
+    cache_type_v: TypeV = None,
+    weight_dtype: WeightDtype = None,
+    engine: EngineName = None,
+    engine_version: EngineVersion = None,
+    engine_option: EngineOption = None,
+    gpu: GpuName = None,
+    memory: Memory = None,
+    tp: Tp = None,
+    pp: Pp = None,
+    dp: Dp = None,
+    gpu_memory_utilization: Utilization = None,
+    block_size: BlockSize = None,
+    runtime_overhead: Overhead = None,
+    attention_flops: AttentionFlops = None,
+    logits: Logits = None,
+    compute_efficiency: ComputeEfficiency = None,
+    bandwidth_efficiency: BandwidthEfficiency = None,
+    layers: Layers = None,
+    hidden: Hidden = None,
+    heads: Heads = None,
+    kv_heads: KvHeads = None,
+    head_dim: HeadDim = None,
+    ffn: Ffn = None,
+    vocab: Vocab = None,
+    window: Window = None,
+    experts: Experts = None,
+    active_experts: ActiveExperts = None,
+    tied: Tied = False,
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
+) -> None:
+    """Bytes, FLOPs, capacity and time bounds of one model on one setup.
+
+    Example: kvplan plan llama-3.1-8b --gpu h100-80gb-sxm --context 8k
+    """
+    flags = _flags(locals())
+    import kvplan
+
+    report = kvplan.plan(model, **flags)
+    print(report.to_json() if as_json else report.to_markdown() if as_markdown else report.to_text(*_screen()), end="")
+    if as_json:
+        print()
+    raise typer.Exit(1 if report.fits is False else 0)
+
+
+@app.command()
+def explain(
+    model: Model = None,
+    term: Annotated[Text, typer.Argument(help="A term, part of its path, max_batch or max_context.", show_default=False)] = None,
+    context: Context = None,
+    batch: Batch = None,
+    scheme: SchemeText = None,
+    dtype: Dtype = None,
+    kv_dtype: KvDtype = None,
+    engine: EngineName = None,
+    gpu: GpuName = None,
+    memory: Memory = None,
+    tp: Tp = None,
+    pp: Pp = None,
+    dp: Dp = None,
+    block_size: BlockSize = None,
+    attention_flops: AttentionFlops = None,
+    logits: Logits = None,
+    layers: Layers = None,
+    hidden: Hidden = None,
+    heads: Heads = None,
+    kv_heads: KvHeads = None,
+    head_dim: HeadDim = None,
+    ffn: Ffn = None,
+    vocab: Vocab = None,
+    window: Window = None,
+    latex: Annotated[bool, typer.Option("--latex", help="LaTeX instead of text.")] = False,
+) -> None:
+    """Every formula with the numbers put in, or the closed form of max_batch and max_context.
+
+    Example: kvplan explain llama-3.1-8b max_context --gpu h100-80gb-sxm
+    """
+    flags = _flags(locals())
+    import kvplan
+    from kvplan.explain import explain as explained
+
+    print(explained(kvplan.plan(model, **flags), term, latex=latex), end="")
+
+
+Filter = Annotated[Text, typer.Argument(help="Only names or facts that contain this.", show_default=False)]
+
+
+def _listing(title: str, rows: list[dict[str, Any]], wanted: str | None, as_json: bool, shown: Sequence[str]) -> None:
+    """One listing: filtered by any text in a row, as JSON or as a table."""
+    needle = (wanted or "").lower()
+    rows = [row for row in rows if needle in " ".join(str(value) for value in row.values()).lower()]
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    if not rows:
+        print(f"kvplan: no {title} match {wanted!r}", file=sys.stderr)
+        raise typer.Exit(1)
+    from kvplan.render import table
+
+    width, color = _screen()
+    cells = [tuple("" if row[name] is None else str(row[name]) for name in shown) for row in rows]
+    print(table("", tuple(shown), cells, width, color), end="")
+
+
+@app.command()
+def models(wanted: Filter = None, as_json: AsJson = False) -> None:
+    """List the model presets.
+
+    Example: kvplan models mla
+    """
+    from kvplan.listings import list_models
+
+    _listing("models", list_models(), wanted, as_json, ("name", "attention", "parameters", "kv_bytes_per_token"))
+
+
+@app.command()
+def gpus(wanted: Filter = None, as_json: AsJson = False) -> None:
+    """List the accelerator presets.
+
+    Example: kvplan gpus hopper
+    """
+    from kvplan.listings import list_gpus
+
+    _listing("GPUs", list_gpus(), wanted, as_json, ("name", "memory", "basis", "bandwidth", "bf16_tflops", "fp8_tflops"))
+
+
+@app.command()
+def formats(wanted: Filter = None, as_json: AsJson = False) -> None:
+    """List the storage formats.
+
+    Example: kvplan formats fp8
+    """
+    from kvplan.listings import list_formats
+
+    _listing("formats", list_formats(), wanted, as_json, ("name", "bits_per_element", "block", "source"))
+
+
+@app.command()
+def engines(wanted: Filter = None, as_json: AsJson = False) -> None:
+    """List the engines whose rules are implemented.
+
+    Example: kvplan engines
+    """
+    from kvplan.listings import list_engines
+
+    _listing("engines", list_engines(), wanted, as_json, ("name", "version", "utilization", "summary"))
+
+
+@app.command()
+def schemes(wanted: Filter = None, as_json: AsJson = False) -> None:
+    """List the sharing schemes.
+
+    Example: kvplan schemes layers
+    """
+    from kvplan.listings import list_schemes
+
+    _listing("schemes", list_schemes(), wanted, as_json, ("notation", "axes", "summary", "source"))
+
+
+def main() -> None:
+    """The console script."""
+    app()

@@ -1,0 +1,411 @@
+"""The main question: one model, one way of serving it, one answer. Numbers only; ``report.py`` gives them words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from kvplan import formulas
+from kvplan.checkpoint import WeightBytes, rank_weight_bytes, weight_bytes, weights_known
+from kvplan.costs import Flops, Held, Profile, decode_flops, held_bytes, hold, prefill_flops, profile, read_bytes
+from kvplan.engines import Engine
+from kvplan.errors import InvalidInput
+from kvplan.num import ceildiv
+from kvplan.roofline import Bound, Work, bound
+from kvplan.settings import PREFILL_CHUNK, Settings
+from kvplan.solver import largest
+from kvplan.specs import Dense, ModelSpec, MoE
+
+__all__ = ["Answer", "Capacity", "Stage", "Times", "answer", "pipeline"]
+
+
+class Stage(NamedTuple):
+    """One pipeline stage as its fullest tensor-parallel rank sees it."""
+
+    layers: range
+    weights: int
+    held: tuple[Held, ...]
+    lean: Lean
+
+
+class Lean(NamedTuple):
+    """The held parts folded for speed: bytes of one sequence at S tokens without a ledger. Same numbers, tested."""
+
+    constant: int
+    entries: tuple[tuple[int, int], ...]  # (limit or 0 for none, bytes per entry)
+    others: tuple[Held, ...]
+    encoder: int
+    page: int
+
+    def at(self, tokens: int) -> int:
+        """Bytes of one sequence after ``tokens``."""
+        total = self.constant
+        for limit, size in self.entries:
+            n = limit if limit and tokens > limit else tokens
+            if self.page > 1:
+                n = -(-n // self.page) * self.page
+            total += n * size
+        for held in self.others:
+            total += held_bytes(held, tokens, self.encoder, self.page)
+        return total
+
+    def storage(self, tokens: int) -> int:
+        """Bytes that windows keep alive behind their views after a one-shot prefill of ``tokens``."""
+        return sum((tokens - limit) * size for limit, size in self.entries if limit and tokens > limit)
+
+    def guess(self, room: int) -> int:
+        """A context near the largest that fits into ``room`` bytes, from the slope past every window."""
+        slope = sum(size for limit, size in self.entries if not limit)
+        flat = self.constant + sum(limit * size for limit, size in self.entries if limit)
+        if slope and room > flat:
+            return (room - flat) // slope
+        total = sum(size for _, size in self.entries)
+        return max((room - self.constant) // total, 1) if total else 1
+
+
+def _lean(held: tuple[Held, ...], encoder: int, page: int) -> Lean:
+    constant = 0
+    entries: dict[int, int] = {}
+    others = []
+    for h in held:
+        kind, limit = h.growth.kind, h.growth.limit
+        whole = h.bits % 8 == 0 and not h.residual
+        if kind in ("constant", "encoder"):
+            constant += held_bytes(h, 1, encoder, page)
+        elif whole and kind == "full":
+            entries[0] = entries.get(0, 0) + h.count * h.bits // 8
+        elif whole and (kind in ("window", "chunk") or (kind == "window_transformers" and limit > 1)):
+            cap = limit - 1 if kind == "window_transformers" else limit
+            entries[cap] = entries.get(cap, 0) + h.count * h.bits // 8
+        else:
+            others.append(h)
+    return Lean(constant, tuple(entries.items()), tuple(others), encoder, page)
+
+
+class Capacity(NamedTuple):
+    """What fits on the given GPUs. Bytes are of the fullest GPU; batch, context and tokens of the whole deployment."""
+
+    fits: bool
+    memory_bytes: int
+    usable_bytes: int
+    kv_pool_bytes: int
+    kv_tokens: int | None
+    max_batch: int | None
+    max_context: int | None
+    binding: str
+
+
+class Times(NamedTuple):
+    """Lower bounds of one prefill and one decode step, and the upper bound of tokens/s that follows."""
+
+    prefill: Bound
+    decode: Bound
+    tokens_per_s: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Every number of one plan; the ledger's terms are views of the same parts."""
+
+    spec: ModelSpec
+    settings: Settings
+    profile: Profile
+    held: tuple[Held, ...]
+    stages: tuple[Stage, ...]
+    weights: WeightBytes | None
+    bytes_per_token: int
+    bytes_per_token_marginal: int
+    bytes_per_sequence: int
+    state_bytes_per_sequence: int
+    bytes_per_gpu: int
+    bytes_read_per_step: int
+    prefill: Flops
+    decode: Flops
+    activations: int
+    storage: int  # prefill storage of the fullest rank
+    capacity: Capacity | None
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of all sequences of the batch."""
+        return self.bytes_per_sequence * self.settings.batch
+
+    @property
+    def weights_per_gpu(self) -> int | None:
+        """Bytes of weights on the fullest GPU."""
+        return max(stage.weights for stage in self.stages) if self.weights else None
+
+    @cached_property
+    def times(self) -> Times | None:
+        """Time bounds, where a GPU with stated rates was given."""
+        return _times(self)
+
+
+def pipeline(spec: ModelSpec, settings: Settings) -> tuple[Stage, ...]:
+    """The pipeline's stages as the fullest tensor-parallel rank sees them; remembered on the spec."""
+    s = settings
+    memo: dict[object, tuple[Stage, ...]] = spec.__dict__.setdefault("_pipelines", {})
+    key = (s.formats, s.quantization, s.engine, s.tp, s.pp, s.encoder_context, s.page)
+    if key not in memo:
+        if len(memo) > 64:
+            memo.clear()
+        plan = profile(spec, s.engine.parts_of).plan
+        known = weights_known(spec) or s.quantization is not spec.quantization
+        stages = []
+        cuts = stage_ranges(spec, s.pp)
+        for i, layers in enumerate(cuts):
+            held = hold(plan, s.formats, s.tp, layers if s.pp > 1 else None)
+            size = 0
+            if known:
+                size = rank_weight_bytes(
+                    spec, s.formats.compute.name, s.quantization, s.tp, layers, i == 0, i == len(cuts) - 1
+                )
+            stages.append(Stage(layers, size, held, _lean(held, s.encoder_context, s.page)))
+        memo[key] = tuple(stages)
+    return memo[key]
+
+
+def stage_ranges(spec: ModelSpec, pp: int) -> list[range]:
+    """Contiguous layers per pipeline stage, as even as sharing allows: layers that share KV share a stage.
+
+    Raises InvalidInput where the sharing leaves fewer places to cut than ``pp`` needs.
+    """
+    count = len(spec.layers)
+    if pp == 1:
+        return [range(count)]
+    spans = []
+    for i, layer in enumerate(spec.layers):
+        for mixer in layer.mixers:
+            target = getattr(mixer, "reads", None)
+            if target is not None and target != i:
+                spans.append((min(i, target), max(i, target)))
+    free = [cut for cut in range(1, count) if not any(low < cut <= high for low, high in spans)]
+    if len(free) < pp - 1:
+        raise InvalidInput("pp", pp, f"at most {len(free) + 1} stages: layers that share KV must share a stage")
+    cuts, start = [0], 0
+    for stage in range(1, pp):
+        ideal = stage * count / pp
+        usable = free[start : len(free) - (pp - 1 - stage)]
+        cut = min(usable, key=lambda c: abs(c - ideal))
+        start = free.index(cut) + 1
+        cuts.append(cut)
+    cuts.append(count)
+    return [range(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+
+
+def mlp_width(spec: ModelSpec) -> int:
+    """The widest MLP that one token runs through: a dense one, or its active and shared experts together."""
+    widths = [0]
+    for layer in spec.layers:
+        for mlp in layer.mlps:
+            if isinstance(mlp, Dense):
+                widths.append(mlp.width)
+            elif isinstance(mlp, MoE):
+                widths.append(mlp.active * mlp.width + mlp.shared_width)
+    return max(widths)
+
+
+def activation_peak(spec: ModelSpec, settings: Settings, tokens: int, sequences: int) -> int:
+    """Estimated transient bytes on one GPU: the widest layer over the tokens that run at once, or the sampled logits."""
+    memo: dict[str, int] = spec.__dict__.setdefault("_widths", {})
+    if "mlp" not in memo:
+        memo["mlp"] = mlp_width(spec)
+    element = settings.formats.compute.element_bits // 8
+    at_once = tokens * sequences
+    if not settings.engine.one_shot_prefill and at_once > PREFILL_CHUNK:
+        at_once = PREFILL_CHUNK
+    width = -(-memo["mlp"] // settings.tp)
+    layer = at_once * (2 * spec.hidden + 3 * width) * element
+    rows = at_once if settings.all_logits else sequences
+    sampled = rows * spec.vocab * (element + 4) if spec.has_head else 0
+    return layer if layer > sampled else sampled
+
+
+def answer(spec: ModelSpec, settings: Settings) -> Answer:
+    """Every number of one plan."""
+    s = settings
+    p = profile(spec, s.engine.parts_of)
+    held = _whole(spec, s.engine, p, s)
+    per_token, marginal, sequence, state = _per_sequence(held, s)
+    stages = pipeline(spec, s)
+    sequences = s.rank_sequences
+    read = sum(read_bytes(group, s.formats, s.context, s.encoder_context) for group in p.reads)
+    known = weights_known(spec) or s.quantization is not spec.quantization
+    weights = _weights(spec, s) if known else None
+    storage = 0
+    if s.engine.prefill_storage:
+        storage = sequences * max(stage.lean.storage(s.context) for stage in stages)
+    return Answer(
+        spec,
+        s,
+        p,
+        held,
+        stages,
+        weights,
+        per_token,
+        marginal,
+        sequence,
+        state,
+        sequences * max(stage.lean.at(s.context) for stage in stages),
+        read * s.batch,
+        prefill_flops(
+            p,
+            s.context,
+            s.batch,
+            full=s.full_attention,
+            all_logits=s.all_logits,
+            encoder_tokens=s.encoder_context,
+        ),
+        decode_flops(p, s.context, s.batch, encoder_tokens=s.encoder_context),
+        activation_peak(spec, s, s.context, sequences),
+        storage,
+        _capacity(spec, s, stages) if weights is not None and s.memory_bytes is not None else None,
+    )
+
+
+def _whole(spec: ModelSpec, engine: Engine, p: Profile, s: Settings) -> tuple[Held, ...]:
+    memo: dict[object, tuple[Held, ...]] = spec.__dict__.setdefault("_held", {})
+    key = (engine.name, engine.version, s.formats)
+    if key not in memo:
+        if len(memo) > 64:
+            memo.clear()
+        memo[key] = hold(p.plan, s.formats)
+    return memo[key]
+
+
+def _weights(spec: ModelSpec, s: Settings) -> WeightBytes:
+    memo: dict[object, WeightBytes] = spec.__dict__.setdefault("_weight_bytes", {})
+    key = (s.formats.compute.name, s.quantization)
+    if key not in memo:
+        if len(memo) > 64:
+            memo.clear()
+        memo[key] = weight_bytes(spec, s.formats.compute.name, s.quantization)
+    return memo[key]
+
+
+def _per_sequence(held: tuple[Held, ...], s: Settings) -> tuple[int, int, int, int]:
+    """Bytes per token below every window, at this context, per sequence, and of state; one sequence, whole model."""
+    slope_bits = sequence = state = 0
+    marginal = 0
+    for h in held:
+        size = held_bytes(h, s.context, s.encoder_context, s.page)
+        sequence += size
+        if h.is_state:
+            state += size
+        elif h.growth.kind != "encoder":
+            per_entry = h.residual_bits if h.residual else h.bits
+            slope_bits += h.count * (ceildiv(per_entry, h.growth.limit) if h.growth.kind == "compress" else per_entry)
+            exact = size if s.page == 1 else held_bytes(h, s.context, s.encoder_context)
+            marginal += held_bytes(h, s.context + 1, s.encoder_context) - exact
+    return ceildiv(slope_bits, 8), marginal, sequence, state
+
+
+def usable_bytes(s: Settings) -> int:
+    """Bytes of one GPU that the engine may use; the share is taken in millionths, so that it is exact."""
+    return (s.memory_bytes or 0) * round(s.utilization * 10**6) // 10**6
+
+
+def _capacity(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...]) -> Capacity:
+    usable = usable_bytes(s)
+    rooms = [(usable - stage.weights - s.runtime_bytes, stage.lean) for stage in stages]
+    storage = s.engine.prefill_storage
+
+    def needs(lean: Lean, tokens: int) -> int:
+        return lean.at(tokens) + (lean.storage(tokens) if storage else 0)
+
+    now = [(room, needs(lean, s.context)) for room, lean in rooms]
+
+    def batch_fits(batch: int) -> bool:
+        sequences = -(-batch // s.dp)
+        activations = activation_peak(spec, s, s.context, sequences)
+        return all(sequences * need + activations <= room for room, need in now)
+
+    sequences = s.rank_sequences
+
+    def context_fits(tokens: int) -> bool:
+        activations = activation_peak(spec, s, tokens, sequences)
+        return all(sequences * needs(lean, tokens) + activations <= room for room, lean in rooms)
+
+    activations = activation_peak(spec, s, s.context, sequences)
+    tightest = min(range(len(now)), key=lambda i: now[i][0] - sequences * now[i][1])
+    room, need = now[tightest]
+    guess_batch = max((room - activations) // need, 1) * s.dp if need else 1
+    guess_context = stages[tightest].lean.guess((room - activations) // sequences)
+    wiggle = max((2 * h.growth.limit for h in stages[tightest].lean.others if h.growth.kind in WIGGLES), default=0)
+    max_batch = largest(batch_fits, guess_batch)
+    max_context = largest(context_fits, guess_context, wiggle=wiggle)
+    pool = max(room - activations, 0)
+    tokens = pool * s.context // need * s.dp if need else None
+    return Capacity(
+        batch_fits(s.batch),
+        s.memory_bytes or 0,
+        usable,
+        pool,
+        tokens,
+        max_batch,
+        max_context,
+        _binding(s, stages[tightest], room, need, activations, max_batch, max_context),
+    )
+
+
+# Growth kinds whose bytes may fall as tokens are added: buffers that fill, are folded away, and start again.
+WIGGLES = frozenset({"remainder"})
+
+
+def _binding(
+    s: Settings, stage: Stage, room: int, need: int, activations: int, max_batch: int | None, max_context: int | None
+) -> str:
+    """The term that stops growth: weights where they leave nothing, else the largest of what grows."""
+    if room <= 0:
+        return "weights" if stage.weights >= s.runtime_bytes else "runtime/context"
+    if max_batch is None or max_context is None:
+        return "unbounded"
+    amounts = {"activations/peak": activations}
+    for h in stage.held:
+        store = h.path.rsplit("/", 1)[0]
+        size = s.rank_sequences * held_bytes(h, s.context, s.encoder_context, s.page)
+        amounts[store] = amounts.get(store, 0) + size
+    if s.engine.prefill_storage:
+        amounts["engine/prefill_storage"] = s.rank_sequences * stage.lean.storage(s.context)
+    return max(amounts, key=lambda path: amounts[path])
+
+
+def _times(a: Answer) -> Times | None:
+    """Bounds from the work of one replica: matrices over tp ranks, every stage in turn."""
+    s, p, w = a.settings, a.profile, a.weights
+    if s.gpu is None or w is None:
+        return None
+    sequences, tp = s.rank_sequences, s.tp
+    share = sequences / s.batch
+    compute = s.formats.compute.name
+    column = compute
+    if s.quantization is not None and s.quantization.format:
+        from kvplan.formats import FORMATS
+
+        known = FORMATS.get(s.quantization.format)
+        column = (known.compute if known else "") or compute
+
+    def work(flops: Flops, tokens: int, cache: float) -> tuple[Work, ...]:
+        touched = w.streamed - w.logits + sum(
+            size * formulas.experts_touched(n, n * (1 - k / n) ** tokens) / n for n, k, size in w.expert
+        )
+        return (
+            Work("linear", flops.linear * share / tp, touched / tp, column),
+            Work("attention", flops.attention * share / tp, cache, compute),
+            Work("logits", flops.logits * share / tp, w.logits / tp, compute),
+        )
+
+    rank_read = sum(
+        read_bytes(group, s.formats, s.context, s.encoder_context, s.tp) for group in p.reads
+    )
+    written = sum(stage.lean.at(s.context) for stage in a.stages)
+    prefill = bound(
+        s.gpu, work(a.prefill, sequences * s.context, sequences * written), s.compute_efficiency, s.bandwidth_efficiency
+    )
+    decode = bound(
+        s.gpu, work(a.decode, sequences, sequences * rank_read), s.compute_efficiency, s.bandwidth_efficiency
+    )
+    if prefill is None or decode is None:
+        return None
+    return Times(prefill, decode, s.batch / decode.seconds)

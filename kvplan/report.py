@@ -1,0 +1,375 @@
+"""One frozen Report. Text, JSON, Markdown (and later the web page) are renderings of the same object."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from kvplan.costs import Held, Omission, Term, entries, held_bytes
+from kvplan.planner import Answer, Capacity
+from kvplan.settings import RUNTIME_SOURCE
+from kvplan.specs import Attention
+from kvplan.units import format_bytes, format_count, format_seconds, format_si
+
+__all__ = ["SCHEMA", "Report"]
+
+SCHEMA = 1
+# (flag to show, keyword arguments that ask again, or None where it does not apply)
+Attempt = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The answer to one question, with the question. ``again`` asks it anew with other keyword arguments."""
+
+    answer: Answer
+    again: Callable[..., Report]
+
+    # --- what programs read ------------------------------------------------------------------------------------------
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it fits; None without a GPU."""
+        return self.answer.capacity.fits if self.answer.capacity else None
+
+    @property
+    def kv(self) -> dict[str, int]:
+        """Bytes of the cache, as the contract names them."""
+        a = self.answer
+        return {
+            "bytes_per_token": a.bytes_per_token,
+            "bytes_per_token_marginal": a.bytes_per_token_marginal,
+            "bytes_per_sequence": a.bytes_per_sequence,
+            "state_bytes_per_sequence": a.state_bytes_per_sequence,
+            "bytes": a.kv_bytes,
+            "bytes_per_gpu": a.bytes_per_gpu,
+            "bytes_read_per_step": a.bytes_read_per_step,
+        }
+
+    @property
+    def capacity(self) -> Capacity | None:
+        """What fits; None without a GPU or where the weights are unknown."""
+        return self.answer.capacity
+
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """The ledger: every named amount with its unit, basis, formula and source."""
+        return tuple(_terms(self.answer))
+
+    @cached_property
+    def omitted(self) -> tuple[Omission, ...]:
+        """What was not counted, and why."""
+        return tuple(_omitted(self.answer))
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know beside the numbers."""
+        return tuple(_notes(self.answer))
+
+    @cached_property
+    def suggestions(self) -> tuple[str, ...]:
+        """Flags that would make it fit, each verified by asking again; empty where it fits."""
+        return tuple(_suggest(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract, schema 1 (design: additions are free, renames break)."""
+        from kvplan import __version__
+
+        a = self.answer
+        s, spec, c, t = a.settings, a.spec, a.capacity, a.times
+        decode = {"total": a.decode.total, **a.decode._asdict()}
+        return {
+            "schema": SCHEMA,
+            "kvplan_version": __version__,
+            "inputs": dict(s.inputs),
+            "model": {
+                "name": spec.name,
+                "model_type": spec.model_type,
+                "layers": len(spec.layers),
+                "parameters": a.profile.parameters,
+                "active_parameters": a.profile.active_parameters,
+                "max_context": spec.max_context,
+            },
+            "kv": self.kv,
+            "weights": {"bytes": a.weights.total if a.weights else None, "bytes_per_gpu": a.weights_per_gpu},
+            "flops": {
+                "prefill": {"total": a.prefill.total, **a.prefill._asdict()},
+                "decode": decode,
+                "attention": "full" if s.full_attention else "causal",
+                "logits": "all" if s.all_logits else "last",
+            },
+            "capacity": c._asdict() if c else None,
+            "time": {
+                "prefill_s": t.prefill.seconds,
+                "decode_step_s": t.decode.seconds,
+                "tokens_per_s": t.tokens_per_s,
+                "prefill_bound": t.prefill.side,
+                "decode_bound": t.decode.side,
+            }
+            if t
+            else None,
+            "terms": [term._asdict() for term in self.terms],
+            "omitted": [omission._asdict() for omission in self.omitted],
+            "notes": list(self.notes),
+            "suggestions": list(self.suggestions),
+        }
+
+    def to_json(self) -> str:
+        """The contract as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    # --- what people read --------------------------------------------------------------------------------------------
+
+    def to_text(self, width: int = 80, color: bool = False) -> str:
+        """The report for a terminal of ``width`` columns."""
+        from kvplan.render import text
+
+        return text(self, width, color)
+
+    def to_markdown(self) -> str:
+        """The report as Markdown."""
+        lines = [f"# {self.headline()}", "", f"**{self.verdict()}**", "", "| quantity | value | exact |", "|---|---:|---:|"]
+        lines += [f"| {name} | {value} | {exact} |" for name, value, exact in self.rows()]
+        lines += ["", "| term | value | unit | basis | formula |", "|---|---:|---|---|---|"]
+        for term in self.terms:
+            value = f"{term.value:,}" if isinstance(term.value, int) else f"{term.value:.6g}"
+            lines.append(f"| {term.path} | {value} | {term.unit} | {term.basis} | {_cell(term.formula)} |")
+        for title, items in (
+            ("Left out", [f"{o.path}: {o.why}" for o in self.omitted]),
+            ("Notes", list(self.notes)),
+            ("Try", [f"`{s}`" for s in self.suggestions]),
+        ):
+            if items:
+                lines += ["", f"{title}:", ""] + [f"- {item}" for item in items]
+        return "\n".join(lines) + "\n"
+
+    def headline(self) -> str:
+        """Model, type, layers and parameters on one line."""
+        a = self.answer
+        total, active = a.profile.parameters, a.profile.active_parameters
+        some = f" ({_parameters(active)} active)" if active != total else ""
+        layers = f"{len(a.spec.layers)} layers"
+        return f"{a.spec.name} · {a.spec.model_type} · {layers} · {_parameters(total)} parameters{some}"
+
+    def verdict(self) -> str:
+        """Fits or not, by how much, and what binds; without a GPU, the size of the cache."""
+        a, c = self.answer, self.capacity
+        s = a.settings
+        engine = f"{s.engine.name} {s.engine.version}".strip()
+        where = f"{s.batch} × {format_count(s.context)} tokens, {s.formats.key.name} cache, engine {engine}"
+        if c is None:
+            return f"{format_bytes(a.kv_bytes)} of cache for {where}"
+        gpus = s.tp * s.pp * s.dp
+        name = s.gpu.label if s.gpu else f"{format_bytes(s.memory_bytes or 0)} of memory"
+        used = sum(size for _, size in self.memory())
+        name = f"{gpus} × {name}" if gpus > 1 else name
+        if c.fits:
+            return f"fits on {name}: {format_bytes(c.usable_bytes - used)} free after {where}"
+        short = format_bytes(used - c.usable_bytes)
+        return f"does not fit on {name}: {short} too much for {where} (binding: {c.binding})"
+
+    def memory(self) -> list[tuple[str, int]]:
+        """Bytes on the fullest GPU: weights, cache, overhead (engine storage, activations, runtime)."""
+        a = self.answer
+        stage = max(a.stages, key=lambda st: st.weights + a.settings.rank_sequences * st.lean.at(a.settings.context))
+        kv = a.settings.rank_sequences * stage.lean.at(a.settings.context)
+        return [
+            ("weights", stage.weights),
+            ("KV cache", kv),
+            ("overhead (estimated)", a.storage + a.activations + a.settings.runtime_bytes),
+        ]
+
+    def rows(self) -> Iterator[tuple[str, str, str]]:
+        """(quantity, for people, exact) in the order that a serving engineer asks."""
+        a, c, t = self.answer, self.capacity, self.answer.times
+        s = a.settings
+
+        def size(name: str, n: int) -> tuple[str, str, str]:
+            return name, format_bytes(n), f"{n:,} B"
+
+        yield size("KV per token", a.bytes_per_token)
+        if a.bytes_per_token_marginal != a.bytes_per_token:
+            yield size("KV per token at this context", a.bytes_per_token_marginal)
+        yield size("KV per sequence", a.bytes_per_sequence)
+        if a.state_bytes_per_sequence:
+            yield size("  of which state", a.state_bytes_per_sequence)
+        if s.batch > 1:
+            yield size(f"KV of {s.batch} sequences", a.kv_bytes)
+        if s.tp * s.pp * s.dp > 1:
+            yield size("KV per GPU", a.bytes_per_gpu)
+        yield size("KV read per decode step", a.bytes_read_per_step)
+        if a.weights:
+            yield size("weights", a.weights.total)
+            if a.weights_per_gpu != a.weights.total:
+                yield size("weights per GPU", a.weights_per_gpu or 0)
+        if c:
+            yield "KV pool per GPU", format_bytes(c.kv_pool_bytes), f"{c.kv_pool_bytes:,} B"
+            tokens = "unbounded" if c.kv_tokens is None else format_count(c.kv_tokens)
+            yield "pool in tokens", tokens, ""
+            yield f"max batch at {format_count(s.context)}", _limit(c.max_batch), ""
+            own = f"model's own limit {format_count(a.spec.max_context)}" if a.spec.max_context else ""
+            yield f"max context at batch {s.batch}", _limit(c.max_context), own
+        conventions = f"{'full' if s.full_attention else 'causal'}, {'all' if s.all_logits else 'last'} logits"
+        yield "FLOPs of the prefill", format_si(a.prefill.total, "FLOP"), conventions
+        yield "FLOPs of a decode step", format_si(a.decode.total, "FLOP"), "2 per multiply-add"
+        if t:
+            yield "prefill, lower bound", format_seconds(t.prefill.seconds), f"{t.prefill.side}-bound"
+            yield "decode step, lower bound", format_seconds(t.decode.seconds), f"{t.decode.side}-bound"
+            yield "tokens/s, upper bound", f"{t.tokens_per_s:,.0f}", f"batch {s.batch}"
+
+
+def _parameters(n: int) -> str:
+    """Parameters the way models are named: 8.03B, 135M."""
+    return f"{n / 1e9:.2f}B" if n >= 10**9 else f"{n / 1e6:.4g}M"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _limit(n: int | None) -> str:
+    return "unbounded" if n is None else format_count(n)
+
+
+# --- the ledger ------------------------------------------------------------------------------------------------------
+
+
+def _terms(a: Answer) -> Iterator[Term]:
+    s = a.settings
+    if a.weights:
+        for category, size in a.weights.by_category.items():
+            yield Term(f"weights/{category}", size, "bytes", a.weights.basis, "sum over tensors", a.weights.source)
+    rounding = 0
+    for held in a.held:
+        plain = held_bytes(held, s.context, s.encoder_context)
+        rounding += held_bytes(held, s.context, s.encoder_context, s.page) - plain
+        yield Term(
+            f"{held.path} ({held.count} layer{'s' if held.count > 1 else ''})",
+            plain * s.batch,
+            "bytes",
+            "exact",
+            _kv_formula(held, a),
+            s.formats.key.source if held.residual else "kvplan/formulas.py: entries, row_bits, part_bytes",
+        )
+    if rounding:
+        yield Term(
+            "engine/block rounding",
+            rounding * s.batch,
+            "bytes",
+            "exact",
+            f"entries rounded up to blocks of {s.page}",
+            "--block-size",
+        )
+    yield Term("traffic/kv", a.bytes_read_per_step, "bytes", "exact", "sum over reads, the new token's own entry included", "kvplan/costs.py: read_bytes")
+    mask = "S x S" if s.full_attention else "pairs the masks allow"
+    for name, flops in (("prefill", a.prefill), ("decode", a.decode)):
+        pairs = mask if name == "prefill" else "S + 1 keys, min(S + 1, W) under a window"
+        yield Term(f"flops/{name}/linear", flops.linear, "FLOPs", "exact", "2 x tokens x weights multiplied", "arXiv 2001.08361")
+        basis = "estimated" if a.profile.mixing else "exact"
+        yield Term(f"flops/{name}/attention", flops.attention, "FLOPs", basis, f"2 x pairs x heads x (score + value dims); {pairs}", "kvplan/formulas.py: attention_flops")
+        rows = "all positions" if s.all_logits and name == "prefill" else "last position"
+        yield Term(f"flops/{name}/logits", flops.logits, "FLOPs", "exact", f"2 x rows x width x vocabulary; {rows}", "kvplan/formulas.py: linear_flops")
+    if s.memory_bytes is not None:
+        yield from _memory_terms(a)
+    if a.times:
+        for name, bound in (("prefill", a.times.prefill), ("decode", a.times.decode)):
+            for path, seconds, side in bound.terms:
+                yield Term(f"time/{name}/{path}", seconds, "s", "estimated", f"max(FLOPs / peak, bytes / bandwidth), {side}-bound", s.gpu.tflops_source if s.gpu else "")
+
+
+def _memory_terms(a: Answer) -> Iterator[Term]:
+    s = a.settings
+    source = f"{s.gpu.memory_source}" if s.gpu else "--memory"
+    memory = s.memory_bytes or 0
+    basis = s.gpu.memory_basis if s.gpu else "exact"
+    yield Term("gpu/memory", memory, "bytes", basis, "as the driver exposes it", source)
+    if a.capacity:
+        kept = memory - a.capacity.usable_bytes
+        yield Term("engine/reserve", kept, "bytes", "exact", f"memory x (1 - {s.utilization:g})", "--gpu-memory-utilization")
+    if s.engine.prefill_storage:
+        yield Term("engine/prefill_storage", a.storage, "bytes", "exact", "full-length tensors behind windowed views after a one-shot prefill", s.engine.source)
+    tokens = "all prompt tokens" if s.engine.one_shot_prefill else "at most 8,192 tokens at once"
+    yield Term("activations/peak", a.activations, "bytes", "estimated", f"max(tokens x (2 hidden + 3 MLP width) x bytes, logits); {tokens}", "kvplan/formulas.py: activation_bytes, logits_bytes")
+    yield Term("runtime/context", s.runtime_bytes, "bytes", "estimated", "CUDA context and kernels, outside the allocator", RUNTIME_SOURCE)
+
+
+def _kv_formula(held: Held, a: Answer) -> str:
+    s = a.settings
+    n = entries(held.growth, s.context, s.encoder_context)
+    count = "" if s.batch == 1 else f"{s.batch} x "
+    if held.residual:
+        kept = min(n, held.residual)
+        return f"{count}{held.count} x ceil(({n - kept:,} x {held.bits} + {kept:,} x {held.residual_bits}) bits / 8)"
+    return f"{count}{held.count} x ceil({n:,} entries x {held.bits:,} bits / 8)"
+
+
+def _omitted(a: Answer) -> Iterator[Omission]:
+    s, spec = a.settings, a.spec
+    if a.weights is None:
+        method = spec.quantization.method if spec.quantization else "?"
+        yield Omission("weights", f"quant_method {method!r} is not known; give --weight-dtype, or a folder with safetensors")
+        if s.memory_bytes is not None:
+            yield Omission("capacity", "the bytes of the weights are unknown")
+    crosses = any(isinstance(m, Attention) and m.cross for layer in spec.layers for m in layer.mixers)
+    if crosses and s.encoder_context == 0:
+        yield Omission("kv/cross", "no --encoder-context given: the caches of cross-attention hold nothing")
+    if spec.towers:
+        names = ", ".join(tower.name for tower in spec.towers)
+        yield Omission("flops/towers", f"{names}: weights are counted, their own FLOPs and activations are not")
+    if s.memory_bytes is not None:
+        yield Omission("memory/fragmentation", "the allocator's rounding and fragmentation")
+    if a.times and s.tp * s.pp > 1:
+        yield Omission("time/communication", "collectives and pipeline transfers between GPUs")
+    if a.times:
+        yield Omission("time/overheads", "kernel launches, norms, sampling and scheduling: times are bounds, not predictions")
+
+
+def _notes(a: Answer) -> Iterator[str]:
+    s = a.settings
+    yield from a.spec.notes
+    if a.spec.max_context and s.context > a.spec.max_context:
+        yield f"context {format_count(s.context)} is above the model's own limit of {format_count(a.spec.max_context)} tokens"
+    if s.gpu:
+        if s.gpu_asked != s.gpu.name:
+            yield f"GPU {s.gpu_asked} means {s.gpu.name} ({s.gpu.label})"
+        if s.gpu.memory_basis != "exact":
+            yield f"memory of {s.gpu.name} is estimated: {s.gpu.memory_source}"
+        if a.times is None and a.weights is not None:
+            yield f"no time bounds: the preset of {s.gpu.name} states no rate for {s.formats.compute.name}"
+    yield from s.engine.ignores
+
+
+def _suggest(report: Report) -> Iterator[str]:
+    """Single changes, smallest first, that were asked again and fit."""
+    from kvplan.errors import KvplanError
+
+    a, c = report.answer, report.capacity
+    if c is None or c.fits:
+        return
+    s = a.settings
+    attempts: list[Attempt] = []
+    if c.max_context:
+        attempts.append((f"--context {c.max_context}", {"context": c.max_context}))
+    if c.max_batch:
+        attempts.append((f"--batch {c.max_batch}", {"batch": c.max_batch}))
+    if s.formats.key.element_bits > 8:
+        attempts.append(("--kv-dtype fp8", {"kv_dtype": "fp8"}))
+        attempts.append(("--kv-dtype int4", {"kv_dtype": "int4"}))
+    attempts += [(f"--tp {tp}", {"tp": tp}) for tp in (2, 4, 8, 16) if tp > s.tp]
+    if s.quantization is None:
+        attempts += [(f"--weight-dtype {name}", {"weight_dtype": name}) for name in ("fp8", "int4")]
+    done: set[str] = set()
+    for flag, change in attempts:
+        name = flag.split()[0]
+        if name in done:
+            continue
+        try:
+            fits = report.again(**change).fits
+        except KvplanError:
+            continue
+        if fits:
+            done.add(name)
+            yield flag

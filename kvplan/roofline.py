@@ -1,0 +1,60 @@
+"""Time bounds: per term max(FLOPs / peak, bytes / bandwidth). No kernel is faster; real ones are slower."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kvplan.catalog import Gpu
+
+__all__ = ["Bound", "Work", "bound", "peak_flops"]
+
+
+class Work(NamedTuple):
+    """One term of a pass on one rank: FLOPs, bytes moved, and the rate column that multiplies it."""
+
+    path: str
+    flops: float
+    bytes: float
+    column: str  # bf16, fp8 ...
+
+
+class Bound(NamedTuple):
+    """A lower bound of a pass: seconds, which side binds most of it, and each term's (path, seconds, side)."""
+
+    seconds: float
+    side: str  # compute | memory
+    terms: tuple[tuple[str, float, str], ...]
+
+
+# Where a GPU has no rate for a format, kernels convert to the next one here.
+FALLBACK = {"fp4": "fp8", "fp8": "bf16", "int8": "bf16", "bf16": "fp16", "fp16": "bf16", "fp32": "bf16"}
+
+
+def peak_flops(gpu: Gpu, column: str) -> tuple[float, str] | None:
+    """Dense FLOP/s of a format and the column used; None where the preset states no usable rate."""
+    tried: set[str] = set()
+    while column and column not in tried:
+        if column in gpu.tflops:
+            return gpu.tflops[column] * 1e12, column
+        tried.add(column)
+        column = FALLBACK.get(column, "")
+    return (gpu.tflops["fp32"] * 1e12, "fp32") if "fp32" in gpu.tflops else None
+
+
+def bound(gpu: Gpu, work: tuple[Work, ...], compute_efficiency: float, bandwidth_efficiency: float) -> Bound | None:
+    """The sum over terms of max(FLOPs / peak, bytes / bandwidth); None where the GPU has no stated rate."""
+    terms: list[tuple[str, float, str]] = []
+    sides = {"compute": 0.0, "memory": 0.0}
+    bandwidth = gpu.bandwidth_bytes_per_s * bandwidth_efficiency
+    for item in work:
+        rate = peak_flops(gpu, item.column)
+        if rate is None:
+            return None
+        compute = item.flops / (rate[0] * compute_efficiency)
+        memory = item.bytes / bandwidth
+        side = "compute" if compute >= memory else "memory"
+        seconds = max(compute, memory)
+        sides[side] += seconds
+        terms.append((item.path, seconds, side))
+    total = sides["compute"] + sides["memory"]
+    return Bound(total, "compute" if sides["compute"] > sides["memory"] else "memory", tuple(terms))

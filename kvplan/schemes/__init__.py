@@ -1,0 +1,122 @@
+"""Ways of sharing the cache: each a pure function from a spec to a spec, chained with ``+`` as the papers write them.
+
+A scheme says which axes it writes; two members of a chain that write the same axis are an error. Stores are derived
+once, after the whole chain, so the order of members does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from kvplan.errors import InvalidInput, UnknownName
+from kvplan.specs import Attention, Latent, Layer, Mixer, ModelSpec
+
+__all__ = ["SCHEMES", "Scheme", "apply", "attention_layers", "change_attention", "scheme"]
+
+Change = Callable[[ModelSpec, "Arguments"], ModelSpec]
+
+
+class Arguments(NamedTuple):
+    """The text after the colon: ``gqa:8`` has one bare value, ``lckv:w=2`` a named one."""
+
+    text: str
+    bare: str
+    named: dict[str, str]
+
+    def count(self, name: str, *, bare: bool = False, default: int | None = None, least: int = 1) -> int:
+        """A whole number among the arguments; errors name the scheme as it was written."""
+        value = self.bare if bare and self.bare else self.named.get(name, "")
+        if not value and default is not None:
+            return default
+        if not (value.isascii() and value.isdigit() and len(value) < 12) or int(value) < least:
+            raise InvalidInput("scheme", self.text, f"{name} as a whole number from {least}")
+        return int(value)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One registered scheme: its notation, the axes it writes, and where it comes from."""
+
+    name: str
+    notation: str
+    axes: frozenset[str]
+    summary: str
+    source: str
+    change: Change
+
+
+SCHEMES: dict[str, Scheme] = {}
+
+
+def scheme(name: str, notation: str, axes: str, summary: str, source: str) -> Callable[[Change], Change]:
+    """Registers a scheme under its name; ``axes`` of heads, layers, tokens, rank, bits, place."""
+
+    def register(change: Change) -> Change:
+        assert name not in SCHEMES, f"two schemes named {name}"
+        SCHEMES[name] = Scheme(name, notation, frozenset(axes.split()), summary, source, change)
+        return change
+
+    return register
+
+
+def apply(spec: ModelSpec, text: str) -> ModelSpec:
+    """The spec under a chain of schemes such as ``mqa+cla:2``.
+
+    Raises UnknownName for an unknown member, InvalidInput for a bad argument or two members on one axis.
+    """
+    members: list[tuple[Scheme, Arguments]] = []
+    taken: dict[str, str] = {}
+    for item in text.strip().lower().split("+"):
+        name, _, rest = item.strip().partition(":")
+        found = SCHEMES.get(name)
+        if found is None:
+            raise UnknownName("scheme", name, SCHEMES)
+        for axis in sorted(found.axes):
+            if axis in taken:
+                raise InvalidInput("scheme", text, f"one member per axis ({taken[axis]} and {name} both write {axis})")
+            taken[axis] = name
+        members.append((found, _arguments(item.strip(), rest)))
+    for found, arguments in members:
+        spec = found.change(spec, arguments)
+    return spec
+
+
+def _arguments(text: str, rest: str) -> Arguments:
+    bare, named = "", {}
+    for piece in rest.split(",") if rest else []:
+        key, equals, value = piece.strip().partition("=")
+        if equals:
+            named[key] = value
+        elif not bare:
+            bare = piece.strip()
+        else:
+            raise InvalidInput("scheme", text, "at most one bare value, the others as name=value")
+    return Arguments(text, bare, named)
+
+
+def attention_layers(spec: ModelSpec) -> list[int]:
+    """Indices of the layers that hold attention of their own tokens: what owner maps count."""
+    return [
+        i
+        for i, layer in enumerate(spec.layers)
+        if any(isinstance(m, Latent) or (isinstance(m, Attention) and not m.cross) for m in layer.mixers)
+    ]
+
+
+def change_attention(spec: ModelSpec, change: Callable[[int, Attention | Latent], Mixer]) -> ModelSpec:
+    """The spec with every self-attention mixer replaced by ``change(layer, mixer)``."""
+
+    def mixer(i: int, m: Mixer) -> Mixer:
+        if isinstance(m, Latent) or (isinstance(m, Attention) and not m.cross):
+            return change(i, m)
+        return m
+
+    layers: list[Layer] = [
+        replace(layer, mixers=tuple(mixer(i, m) for m in layer.mixers)) for i, layer in enumerate(spec.layers)
+    ]
+    return replace(spec, layers=tuple(layers), weight_bytes=None)
+
+
+from kvplan.schemes import heads, layers, tokens  # noqa: E402, F401  (the files register themselves)

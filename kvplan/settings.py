@@ -1,0 +1,221 @@
+"""What a question is asked with: every flag, checked once, in the words that the command line and the API share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kvplan.catalog import Gpu, find_gpu
+from kvplan.costs import Formats, resolve_formats
+from kvplan.engines import Engine, find_engine
+from kvplan.errors import InvalidInput
+from kvplan.formats import find_format
+from kvplan.specs import PLAIN, Attention, Latent, ModelSpec, Quantization, QuantRule, Storage
+from kvplan.units import parse_bytes, parse_count
+
+__all__ = ["DEFAULT_CONTEXT", "PREFILL_CHUNK", "Settings", "read_settings"]
+
+DEFAULT_CONTEXT = 8192
+# Tokens that run at once when a prompt is fed in chunks: vLLM's max_num_batched_tokens on GPUs of 70 GiB and more.
+PREFILL_CHUNK = 8192
+MIB = 2**20
+# CUDA context and loaded kernels, outside torch's allocator; published measurements run from 107 to 616 MiB.
+RUNTIME_BYTES = {"datacenter": 614 * MIB, "tpu": 614 * MIB, "accelerator": 614 * MIB}
+RUNTIME_DEFAULT = 461 * MIB
+RUNTIME_SOURCE = "0.45 GiB consumer, 0.6 GiB datacenter, ±50 %: llama.cpp PR 23604, LMCache issue 4019, pytorch issue 107667"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked settings of one plan; counts are ints, names are resolved."""
+
+    context: int
+    batch: int
+    encoder_context: int
+    formats: Formats
+    quantization: Quantization | None
+    engine: Engine
+    gpu: Gpu | None
+    gpu_asked: str
+    memory_bytes: int | None
+    tp: int
+    pp: int
+    dp: int
+    utilization: float
+    page: int
+    full_attention: bool
+    all_logits: bool
+    runtime_bytes: int
+    compute_efficiency: float
+    bandwidth_efficiency: float
+    inputs: tuple[tuple[str, Any], ...]  # what the report echoes
+
+    @property
+    def rank_sequences(self) -> int:
+        """Sequences on the fullest data-parallel replica."""
+        return -(-self.batch // self.dp)
+
+
+def read_settings(
+    spec: ModelSpec,
+    *,
+    context: int | str | None = None,
+    batch: int | str = 1,
+    encoder_context: int | str = 0,
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+    cache_type_k: str | None = None,
+    cache_type_v: str | None = None,
+    weight_dtype: str | None = None,
+    scheme: str | None = None,
+    engine: str = "ideal",
+    engine_version: str | None = None,
+    engine_options: dict[str, Any] | None = None,
+    gpu: str | None = None,
+    memory: int | str | None = None,
+    tp: int | str = 1,
+    pp: int | str = 1,
+    dp: int | str = 1,
+    gpu_memory_utilization: float | None = None,
+    block_size: int | str | None = None,
+    runtime_overhead: int | str | None = None,
+    attention_flops: str = "causal",
+    logits: str = "last",
+    compute_efficiency: float = 1.0,
+    bandwidth_efficiency: float = 1.0,
+) -> Settings:
+    """Checked settings; raises InvalidInput or UnknownName with the flag, its value and what is allowed.
+
+    Sizes are tokens, sequences and GPUs (``8k`` is 8192), memory is bytes or text with a unit, efficiencies and the
+    utilization are shares of 1. ``scheme`` is only echoed here: ``spec`` already carries it.
+    """
+    found = find_engine(engine, engine_version)
+    options = _options(found, engine_options)
+    if context is None:
+        context = min(DEFAULT_CONTEXT, spec.max_context or DEFAULT_CONTEXT)
+    tokens, sequences = parse_count(context, "context"), parse_count(batch, "batch")
+    encoder = parse_count(encoder_context, "encoder_context", least=0)
+    formats = resolve_formats(spec, dtype, kv_dtype, cache_type_k, cache_type_v)
+    device = find_gpu(gpu) if gpu is not None else None
+    memory_bytes = parse_bytes(memory, "memory") if memory is not None else device.memory_bytes if device else None
+    ranks = parse_count(tp, "tp"), parse_count(pp, "pp"), parse_count(dp, "dp")
+    _check_parallel(spec, *ranks)
+    page = 1
+    if block_size is not None:
+        page = parse_count(block_size, "block_size")
+        if not found.paged:
+            raise InvalidInput("block_size", block_size, f"nothing: engine {found.name} does not page its cache")
+        if page > 2**20:
+            raise InvalidInput("block_size", block_size, "at most 2**20 tokens")
+    utilization = found.utilization
+    if gpu_memory_utilization is not None:
+        utilization = _share(gpu_memory_utilization, "gpu_memory_utilization")
+    runtime = 0
+    if memory_bytes is not None:
+        kind = device.kind if device else ""
+        runtime = RUNTIME_BYTES.get(kind, RUNTIME_DEFAULT)
+        if runtime_overhead is not None:
+            runtime = parse_bytes(runtime_overhead, "runtime_overhead")
+    choice(attention_flops, "attention_flops", ("causal", "full"))
+    choice(logits, "logits", ("last", "all"))
+    inputs = {
+        "model": spec.name,
+        "context": tokens,
+        "batch": sequences,
+        "encoder_context": encoder,
+        "dtype": formats.compute.name,
+        "kv_dtype": _kv_names(formats),
+        "weight_dtype": weight_dtype,
+        "scheme": scheme,
+        "engine": found.name,
+        "engine_version": found.version or None,
+        "engine_options": options,
+        "gpu": device.name if device else None,
+        "memory_bytes": memory_bytes,
+        "tp": ranks[0],
+        "pp": ranks[1],
+        "dp": ranks[2],
+        "gpu_memory_utilization": utilization,
+        "block_size": page if page > 1 else None,
+        "attention_flops": attention_flops,
+        "logits": logits,
+        "compute_efficiency": compute_efficiency,
+        "bandwidth_efficiency": bandwidth_efficiency,
+    }
+    return Settings(
+        tokens,
+        sequences,
+        encoder,
+        formats,
+        _weight_format(spec, weight_dtype),
+        found,
+        device,
+        gpu or "",
+        memory_bytes,
+        *ranks,
+        utilization,
+        page,
+        attention_flops == "full",
+        logits == "all",
+        runtime,
+        _share(compute_efficiency, "compute_efficiency"),
+        _share(bandwidth_efficiency, "bandwidth_efficiency"),
+        tuple(inputs.items()),
+    )
+
+
+def choice(value: object, field: str, allowed: tuple[str, ...]) -> None:
+    """Raises InvalidInput unless the value is one of the allowed words."""
+    if value not in allowed:
+        raise InvalidInput(field, value, " or ".join(allowed))
+
+
+def _kv_names(formats: Formats) -> str:
+    names = [formats.key.name, formats.value.name]
+    return names[0] if names[0] == names[1] else f"k={names[0]},v={names[1]}"
+
+
+def _share(value: object, field: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise InvalidInput(field, value, "a share above 0 and at most 1, e.g. 0.9")
+    return float(value)
+
+
+def _options(engine: Engine, given: dict[str, Any] | None) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise InvalidInput("engine_options", given, "a mapping of the engine's own flag names to values")
+    for name in given:
+        if name not in engine.options:
+            known = ", ".join(engine.options) or "none"
+            raise InvalidInput("engine_options", name, f"options of engine {engine.name}: {known}")
+    return dict(given)
+
+
+def _weight_format(spec: ModelSpec, weight_dtype: str | None) -> Quantization | None:
+    """The checkpoint's own quantisation, unless the question asks for another: then matrices in layers take that format."""
+    if weight_dtype in (None, "auto"):
+        return spec.quantization
+    wanted = find_format(weight_dtype, "weight_dtype")
+    if wanted.residual:
+        raise InvalidInput("weight_dtype", weight_dtype, "a format without a residual window")
+    keep = QuantRule(r"^lm_head$|\.(gate|router)$", PLAIN)
+    return Quantization(f"weight_dtype {wanted.name}", Storage(wanted.name, wanted.block, wanted.block_bits), (keep,))
+
+
+def _check_parallel(spec: ModelSpec, tp: int, pp: int, dp: int) -> None:
+    if max(tp, pp, dp) > 2**16:
+        raise InvalidInput("tp, pp, dp", max(tp, pp, dp), "at most 65536 ranks")
+    if pp > max(len(spec.layers), 1):
+        raise InvalidInput("pp", pp, f"at most one stage per layer ({len(spec.layers)})")
+    if tp == 1:
+        return
+    for layer in spec.layers:
+        for mixer in layer.mixers:
+            if not isinstance(mixer, (Attention, Latent)):
+                continue
+            if mixer.heads % tp:
+                raise InvalidInput("tp", tp, f"a divisor of the {mixer.heads} attention heads")
+            if isinstance(mixer, Attention) and mixer.kv_heads % tp and tp % mixer.kv_heads:
+                raise InvalidInput("tp", tp, f"a divisor or a multiple of the {mixer.kv_heads} KV heads")
