@@ -7,11 +7,10 @@
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
-
 from kvplan.api import load, plan
 from kvplan.errors import KvplanError
 from kvplan.report import Report
 from kvplan.specs import ModelSpec
+from kvplan.version import __version__
 
 __all__ = ["KvplanError", "ModelSpec", "Report", "__version__", "load", "plan"]

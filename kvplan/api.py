@@ -14,7 +14,19 @@ from kvplan.specs import ModelSpec
 
 __all__ = ["load", "plan", "shared"]
 
-NUMBERS = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "window", "experts", "active_experts", "tied")
+NUMBERS = (
+    "layers",
+    "hidden",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "ffn",
+    "vocab",
+    "window",
+    "experts",
+    "active_experts",
+    "tied",
+)
 
 
 def plan(model: object = None, *, scheme: str | None = None, **flags: Any) -> Report:
@@ -50,7 +62,9 @@ def plan(model: object = None, *, scheme: str | None = None, **flags: Any) -> Re
 def described(model: object, numbers: dict[str, Any]) -> ModelSpec:
     """The spec of a model or of plain numbers, but not of both and not of neither."""
     if model is None and not numbers:
-        raise InvalidInput("model", None, "a preset, a path, a Hub id, or numbers such as --layers 32 --hidden 4096 --heads 32")
+        raise InvalidInput(
+            "model", None, "a preset, a path, a Hub id, or numbers such as --layers 32 --hidden 4096 --heads 32"
+        )
     if model is None:
         from kvplan.importers.numbers import from_numbers
 

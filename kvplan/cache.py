@@ -73,6 +73,7 @@ def mixer_parts(mixer: Mixer) -> tuple[Part, ...]:
     if isinstance(mixer, Compressed):
         return _compressed_parts(mixer)
     growth = mixer_growth(mixer)
+    parts: tuple[Part, ...]
     if isinstance(mixer, Latent):
         parts = (
             Part("latent", 1, mixer.kv_rank, "latent", growth, "none"),
@@ -89,7 +90,7 @@ def mixer_parts(mixer: Mixer) -> tuple[Part, ...]:
 
 
 def _compressed_parts(m: Compressed) -> tuple[Part, ...]:
-    parts = (Part("window", 1, m.dim, "latent", Growth("window", m.window), "none"),)
+    parts: tuple[Part, ...] = (Part("window", 1, m.dim, "latent", Growth("window", m.window), "none"),)
     if not m.ratio:
         return parts
     entry, once = Growth("compress", m.ratio), Growth("constant", 1)
@@ -161,9 +162,7 @@ def _indexed(read: Read, index: Indexer | None) -> Read:
 
 def _read(layer: int, store: int, mixer: Attention | Latent | Recurrent, growth: Growth) -> Read:
     if isinstance(mixer, Attention):
-        read = Read(
-            layer, store, growth, mixer.heads, mixer.key_dim, mixer.value_dim, mixer.key_dim, mixer.value_dim
-        )
+        read = Read(layer, store, growth, mixer.heads, mixer.key_dim, mixer.value_dim, mixer.key_dim, mixer.value_dim)
     elif isinstance(mixer, Latent):
         read = Read(
             layer,
@@ -210,7 +209,8 @@ def build_plan(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = 
             if sharing is None or sharing == i:
                 reads += _reads(i, len(stores) - 1, mixer, growth)
     for i, position, mixer in pending:
-        assert not isinstance(mixer, Recurrent) and mixer.reads is not None
+        assert not isinstance(mixer, Recurrent)
+        assert mixer.reads is not None
         if not 0 <= mixer.reads < len(spec.layers):
             raise InvalidInput(f"layers[{i}].reads", mixer.reads, f"a layer index from 0 to {len(spec.layers) - 1}")
         store = owners.get((mixer.reads, position))
@@ -233,9 +233,7 @@ def _lengthen(store: Store, wanted: tuple[Part, ...], reader: Mixer, growth: Gro
         return [(p.name, p.heads, p.width) for p in parts if p.name != "index"]
 
     if shape(store.parts) != shape(wanted):
-        raise InvalidInput(
-            f"layers[{layer}].reads", store.layer, "a layer with equal KV heads, head dims and parts"
-        )
+        raise InvalidInput(f"layers[{layer}].reads", store.layer, "a layer with equal KV heads, head dims and parts")
     growths = {p.name: p.growth for p in wanted}
     parts = tuple(p._replace(growth=longest(p.growth, growths.get(p.name, p.growth))) for p in store.parts)
     label = _label(reader, growth) if parts != store.parts else store.label

@@ -101,7 +101,7 @@ def _read(path: Path, kind: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise InvalidInput("preset", str(path), f"a readable TOML file ({e})") from None
     if os.environ.get("KVPLAN_PRESETS") and path.is_relative_to(os.environ["KVPLAN_PRESETS"]):
-        from kvplan.catalog.schema import check_preset
+        from kvplan.schema import check_preset
 
         check_preset(raw, kind, str(path))
     return raw

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from kvplan import __version__
 from kvplan.errors import InvalidInput, KvplanError
+from kvplan.version import __version__
 
 __all__ = ["app", "main"]
 
@@ -30,14 +30,15 @@ class Group(TyperGroup):
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         """Click's entry point; bugs keep their traceback, everything else is a line."""
         try:
-            result = super().main(*args, standalone_mode=False, **kwargs)
+            result = super().main(*args, **(kwargs | {"standalone_mode": False}))
             code = result if isinstance(result, int) else 0
         except KvplanError as e:
             code = _fail(str(e), e.exit_code)
         except typer.Abort:
             code = _fail("interrupted", 130)
         except ClickError as e:
-            code = _fail(" ".join(e.format_message().split()), 2)
+            message = " ".join(e.format_message().split())
+            code = _fail(message, 2) if message else 2  # no message: the help was printed instead
         except BrokenPipeError:
             # the reader has gone (`| head`): say nothing, and keep Python's last flush from complaining
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,14 +65,19 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"kvplan {__version__}")
+        raise typer.Exit(0)
+
+
 @app.callback()
 def common(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,
 ) -> None:
     """KV-cache memory and FLOPs of LLM inference, planned without a GPU, weights or a network."""
-    if version:
-        print(f"kvplan {__version__}")
-        raise typer.Exit
 
 
 def _screen() -> tuple[int, bool]:
@@ -80,14 +86,24 @@ def _screen() -> tuple[int, bool]:
     return shutil.get_terminal_size((80, 24)).columns, color
 
 
-def _option(*names: str, help: str, panel: str | None = None, metavar: str | None = None) -> Any:
+def _option(*names: str, help: str, panel: str | None = None, metavar: str | None = None) -> Any:  # noqa: A002  (the word that Typer uses)
     return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=False)
 
 
 Text = str | None
-Model = Annotated[Text, typer.Argument(help="Preset, config.json, folder, .gguf or org/name on the Hub.", show_default=False)]
-WORK, STORE, PLACE, CONVENTION, NUMBERS = "workload", "storage", "engine and GPUs", "conventions", "numbers instead of MODEL"
-Context = Annotated[Text, _option("--context", "-c", "--max-model-len", help="Tokens per sequence; 8k is 8192.", panel=WORK)]
+Model = Annotated[
+    Text, typer.Argument(help="Preset, config.json, folder, .gguf or org/name on the Hub.", show_default=False)
+]
+WORK, STORE, PLACE, CONVENTION, NUMBERS = (
+    "workload",
+    "storage",
+    "engine and GPUs",
+    "conventions",
+    "numbers instead of MODEL",
+)
+Context = Annotated[
+    Text, _option("--context", "-c", "--max-model-len", help="Tokens per sequence; 8k is 8192.", panel=WORK)
+]
 Batch = Annotated[Text, _option("--batch", "-b", "--max-num-seqs", help="Sequences.", panel=WORK)]
 EncoderContext = Annotated[Text, _option("--encoder-context", help="Tokens of cross-attention.", panel=WORK)]
 SchemeText = Annotated[Text, _option("--scheme", "-s", help="Sharing scheme, e.g. mqa+cla:2.", panel=STORE)]
@@ -95,22 +111,34 @@ Dtype = Annotated[Text, _option("--dtype", help="Activations and unquantised wei
 KvDtype = Annotated[Text, _option("--kv-dtype", "--kv-cache-dtype", help="K, V and latents.", panel=STORE)]
 TypeK = Annotated[Text, _option("--cache-type-k", "-ctk", help="K alone.", panel=STORE)]
 TypeV = Annotated[Text, _option("--cache-type-v", "-ctv", help="V alone.", panel=STORE)]
-WeightDtype = Annotated[Text, _option("--weight-dtype", help="Matrices in layers, instead of the checkpoint's.", panel=STORE)]
+WeightDtype = Annotated[
+    Text, _option("--weight-dtype", help="Matrices in layers, instead of the checkpoint's.", panel=STORE)
+]
 EngineName = Annotated[Text, _option("--engine", "-e", help="ideal or transformers.", panel=PLACE)]
 EngineVersion = Annotated[Text, _option("--engine-version", help="Version whose rules apply.", panel=PLACE)]
-EngineOption = Annotated[list[str] | None, _option("--engine-option", help="name=value under the engine's own names.", panel=PLACE)]
+EngineOption = Annotated[
+    list[str] | None, _option("--engine-option", help="name=value under the engine's own names.", panel=PLACE)
+]
 GpuName = Annotated[Text, _option("--gpu", "-g", help="A slug of `kvplan gpus`.", panel=PLACE)]
 Memory = Annotated[Text, _option("--memory", help="Bytes per GPU instead of the preset's, e.g. 80GiB.", panel=PLACE)]
 Tp = Annotated[Text, _option("--tp", "--tensor-parallel-size", help="Tensor-parallel ranks.", panel=PLACE)]
 Pp = Annotated[Text, _option("--pp", "--pipeline-parallel-size", help="Pipeline stages.", panel=PLACE)]
 Dp = Annotated[Text, _option("--dp", "--data-parallel-size", help="Data-parallel replicas.", panel=PLACE)]
-Utilization = Annotated[float | None, _option("--gpu-memory-utilization", help="Share of memory the engine may use.", panel=PLACE)]
+Utilization = Annotated[
+    float | None, _option("--gpu-memory-utilization", help="Share of memory the engine may use.", panel=PLACE)
+]
 BlockSize = Annotated[Text, _option("--block-size", help="Tokens per cache block.", panel=PLACE)]
-Overhead = Annotated[Text, _option("--runtime-overhead", help="Bytes of context and kernels, instead of the estimate.", panel=PLACE)]
+Overhead = Annotated[
+    Text, _option("--runtime-overhead", help="Bytes of context and kernels, instead of the estimate.", panel=PLACE)
+]
 AttentionFlops = Annotated[Text, _option("--attention-flops", help="causal or full.", panel=CONVENTION)]
 Logits = Annotated[Text, _option("--logits", help="last or all.", panel=CONVENTION)]
-ComputeEfficiency = Annotated[float | None, _option("--compute-efficiency", help="Share of peak FLOP/s.", panel=CONVENTION)]
-BandwidthEfficiency = Annotated[float | None, _option("--bandwidth-efficiency", help="Share of peak bandwidth.", panel=CONVENTION)]
+ComputeEfficiency = Annotated[
+    float | None, _option("--compute-efficiency", help="Share of peak FLOP/s.", panel=CONVENTION)
+]
+BandwidthEfficiency = Annotated[
+    float | None, _option("--bandwidth-efficiency", help="Share of peak bandwidth.", panel=CONVENTION)
+]
 Layers = Annotated[Text, _option("--layers", help="Layers.", panel=NUMBERS)]
 Hidden = Annotated[Text, _option("--hidden", help="Hidden size.", panel=NUMBERS)]
 Heads = Annotated[Text, _option("--heads", help="Query heads.", panel=NUMBERS)]
@@ -144,7 +172,9 @@ def _pairs(items: Sequence[str]) -> dict[str, Any]:
         name, equals, text = item.partition("=")
         if not equals or not name.strip():
             raise InvalidInput("--engine-option", item, "name=value")
-        value = words.get(text.strip().lower(), int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text)
+        value = words.get(
+            text.strip().lower(), int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text
+        )
         name = name.strip().replace("-", "_")
         if name in pairs and pairs[name] != value:
             raise InvalidInput("--engine-option", item, f"one value per option ({name}={pairs[name]} was given too)")
@@ -210,7 +240,9 @@ def plan(
 @app.command()
 def explain(
     model: Model = None,
-    term: Annotated[Text, typer.Argument(help="A term, part of its path, max_batch or max_context.", show_default=False)] = None,
+    term: Annotated[
+        Text, typer.Argument(help="A term, part of its path, max_batch or max_context.", show_default=False)
+    ] = None,
     context: Context = None,
     batch: Batch = None,
     scheme: SchemeText = None,
@@ -285,7 +317,9 @@ def gpus(wanted: Filter = None, as_json: AsJson = False) -> None:
     """
     from kvplan.listings import list_gpus
 
-    _listing("GPUs", list_gpus(), wanted, as_json, ("name", "memory", "basis", "bandwidth", "bf16_tflops", "fp8_tflops"))
+    _listing(
+        "GPUs", list_gpus(), wanted, as_json, ("name", "memory", "basis", "bandwidth", "bf16_tflops", "fp8_tflops")
+    )
 
 
 @app.command()

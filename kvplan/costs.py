@@ -94,10 +94,10 @@ def entries(growth: Growth, tokens: Num, encoder_tokens: Num) -> Num:
 
 
 class Held(NamedTuple):
-    """``count`` equal stored parts of one sequence."""
+    """Equal stored parts of one sequence: one per layer that stores."""
 
     path: str
-    count: int
+    layers: int
     growth: Growth
     bits: int  # of one entry
     residual: int
@@ -105,7 +105,7 @@ class Held(NamedTuple):
 
     @property
     def is_state(self) -> bool:
-        """Recurrent, convolution and compressor state: bytes that do not grow with context (a full window is not state)."""
+        """Recurrent, convolution and compressor state: bytes that do not grow with context; a full window is none."""
         return self.growth.kind in _STATE
 
 
@@ -122,7 +122,7 @@ def hold(plan: CachePlan, formats: Formats, tp: int = 1, layers: range | None = 
             residual_bits = heads * part.width * formats.compute.element_bits if format_.residual else 0
             path = f"kv/{store.label}/{part.name}"
             groups[Held(path, 0, part.growth, bits, format_.residual, residual_bits)] += 1
-    return tuple(held._replace(count=count) for held, count in groups.items())
+    return tuple(held._replace(layers=count) for held, count in groups.items())
 
 
 def held_bytes(held: Held, tokens: Num, encoder_tokens: Num = 0, page: int = 1) -> Num:
@@ -131,14 +131,14 @@ def held_bytes(held: Held, tokens: Num, encoder_tokens: Num = 0, page: int = 1) 
     if page > 1 and not held.is_state:
         n = ceil_to(n, page)
     if held.residual:
-        return held.count * formulas.part_bytes_residual(n, held.bits, held.residual, held.residual_bits)
-    return held.count * formulas.part_bytes(n, held.bits)
+        return held.layers * formulas.part_bytes_residual(n, held.bits, held.residual, held.residual_bits)
+    return held.layers * formulas.part_bytes(n, held.bits)
 
 
 class ReadGroup(NamedTuple):
-    """``count`` layers that read alike; ``parts`` are the parts of the store they read."""
+    """Layers that read alike: how many; ``parts`` are the parts of the store they read."""
 
-    count: int
+    layers: int
     read: Read  # with layer and store set to 0
     parts: tuple[Part, ...]
 
@@ -220,7 +220,7 @@ def read_bytes(group: ReadGroup, formats: Formats, tokens: int, encoder_tokens: 
         heads = formulas.heads_per_rank(part.heads, tp) if part.shard == "heads" and tp > 1 else part.heads
         bits = formulas.row_bits(heads, part.width, format_.block, format_.block_bits)
         total += formulas.part_bytes(seen, bits)
-    return group.count * total
+    return group.layers * total
 
 
 def _keys(growth: Growth, tokens: Num, encoder_tokens: Num) -> Num:
@@ -266,7 +266,11 @@ def _pairs(growth: Growth, tokens: Num, encoder_tokens: Num, full: bool) -> Num:
     if growth.kind == "encoder":
         return tokens * encoder_tokens
     if growth.kind == "compress":
-        return tokens * formulas.entries_compressed(tokens, growth.limit) if full else formulas.pairs_compressed(tokens, growth.limit)
+        return (
+            tokens * formulas.entries_compressed(tokens, growth.limit)
+            if full
+            else formulas.pairs_compressed(tokens, growth.limit)
+        )
     if full:
         return formulas.pairs_square(tokens)
     if growth.kind == "window":
@@ -285,7 +289,9 @@ def _kept_pairs(read: Read, tokens: Num, top_k: int) -> Num:
     return formulas.pairs_blocks(tokens, top_k, read.index_block)
 
 
-def prefill_flops(p: Profile, tokens: int, batch: int, *, full: bool, all_logits: bool, encoder_tokens: int = 0) -> Flops:
+def prefill_flops(
+    p: Profile, tokens: int, batch: int, *, full: bool, all_logits: bool, encoder_tokens: int = 0
+) -> Flops:
     """FLOPs of one prefill of ``batch`` prompts of ``tokens``; MLA is expanded, as prefill kernels run it."""
     per_token = p.linear + (p.asking if encoder_tokens else 0)
     linear = formulas.linear_flops(batch * tokens, per_token) + formulas.linear_flops(batch * encoder_tokens, p.cross)
@@ -297,9 +303,9 @@ def prefill_flops(p: Profile, tokens: int, batch: int, *, full: bool, all_logits
         pairs = _pairs(r.growth, tokens, encoder_tokens, full)
         if r.top_k is not None:
             # the indexer scores every pair, attention visits what it keeps of them
-            attention += group.count * batch * 2 * pairs * r.index_heads * r.index_dim
+            attention += group.layers * batch * 2 * pairs * r.index_heads * r.index_dim
             pairs = pairs if full else _kept_pairs(r, tokens, r.top_k)
-        attention += group.count * batch * formulas.attention_flops(pairs, r.heads, r.score_dim, r.value_dim)
+        attention += group.layers * batch * formulas.attention_flops(pairs, r.heads, r.score_dim, r.value_dim)
     logits = formulas.linear_flops(batch * (tokens if all_logits else 1), p.logits)
     return Flops(linear, attention, logits)
 
@@ -314,9 +320,11 @@ def decode_flops(p: Profile, tokens: int, batch: int, *, encoder_tokens: int = 0
             continue
         keys = _keys(r.growth, tokens, encoder_tokens)
         if r.top_k is not None:
-            attention += group.count * batch * 2 * keys * r.index_heads * r.index_dim
+            attention += group.layers * batch * 2 * keys * r.index_heads * r.index_dim
             keys = _kept(r, tokens, encoder_tokens)
-        attention += group.count * batch * formulas.attention_flops(keys, r.heads, r.decode_score_dim, r.decode_value_dim)
+        attention += (
+            group.layers * batch * formulas.attention_flops(keys, r.heads, r.decode_score_dim, r.decode_value_dim)
+        )
     return Flops(linear, attention, formulas.linear_flops(batch, p.logits))
 
 

@@ -55,7 +55,9 @@ FORMATS: dict[str, Format] = {
         _plain("fp32", 32, "fp32"),
         _plain("fp16", 16, "fp16"),
         _plain("bf16", 16, "bf16"),
-        _plain("fp8_e4m3", 8, "fp8", "torch.float8_e4m3fn; per-tensor scales are a few floats per layer and not counted"),
+        _plain(
+            "fp8_e4m3", 8, "fp8", "torch.float8_e4m3fn; per-tensor scales are a few floats per layer and not counted"
+        ),
         _plain("fp8_e5m2", 8, "fp8", "torch.float8_e5m2; no scales"),
         Format("int8", 8, 64, 64 * 8 + 32, HF_QUANT, 0, "int8"),
         Format("int4", 4, 64, 64 * 4 + 32, HF_QUANT),

@@ -32,7 +32,7 @@ def entries_compressed(tokens: Num, ratio: Num) -> Num:
 
 
 def entries_remainder(tokens: Num, ratio: Num) -> Num:
-    """Tokens of the group of `ratio` that is not complete yet: tokens mod ratio (the buffer of a DeepSeek-V4 compressor)."""
+    """Tokens of the group of `ratio` that is still open: tokens mod ratio (the buffer of a DeepSeek-V4 compressor)."""
     return tokens - ratio * ceildiv(tokens - ratio + 1, ratio)
 
 
@@ -117,7 +117,7 @@ def pairs_blocks(tokens: Num, top_k: Num, block: Num) -> Num:
 
 
 def keys_blocks(tokens: Num, top_k: Num, block: Num) -> Num:
-    """Keys the next query keeps after `tokens` cached: all of them, or whole blocks and its own block as far as it goes."""
+    """Keys the next query keeps after `tokens` cached: all, or whole blocks and its own block as far as it goes."""
     return minimum(tokens + 1, top_k - block + keys_chunk(tokens, block))
 
 

@@ -110,6 +110,12 @@ def list_engines() -> list[Row]:
 def list_schemes() -> list[Row]:
     """One row per sharing scheme."""
     return [
-        {"name": s.name, "notation": s.notation, "axes": " ".join(sorted(s.axes)), "summary": s.summary, "source": s.source}
+        {
+            "name": s.name,
+            "notation": s.notation,
+            "axes": " ".join(sorted(s.axes)),
+            "summary": s.summary,
+            "source": s.source,
+        }
         for s in SCHEMES.values()
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 from kvplan import formulas
@@ -74,10 +75,10 @@ def _lean(held: tuple[Held, ...], encoder: int, page: int) -> Lean:
         if kind in ("constant", "encoder"):
             constant += held_bytes(h, 1, encoder, page)
         elif whole and kind == "full":
-            entries[0] = entries.get(0, 0) + h.count * h.bits // 8
+            entries[0] = entries.get(0, 0) + h.layers * h.bits // 8
         elif whole and (kind in ("window", "chunk") or (kind == "window_transformers" and limit > 1)):
             cap = limit - 1 if kind == "window_transformers" else limit
-            entries[cap] = entries.get(cap, 0) + h.count * h.bits // 8
+            entries[cap] = entries.get(cap, 0) + h.layers * h.bits // 8
         else:
             others.append(h)
     return Lean(constant, tuple(entries.items()), tuple(others), encoder, page)
@@ -191,7 +192,7 @@ def stage_ranges(spec: ModelSpec, pp: int) -> list[range]:
         start = free.index(cut) + 1
         cuts.append(cut)
     cuts.append(count)
-    return [range(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [range(a, b) for a, b in pairwise(cuts)]
 
 
 def mlp_width(spec: ModelSpec) -> int:
@@ -295,7 +296,7 @@ def _per_sequence(held: tuple[Held, ...], s: Settings) -> tuple[int, int, int, i
             state += size
         elif h.growth.kind != "encoder":
             per_entry = h.residual_bits if h.residual else h.bits
-            slope_bits += h.count * (ceildiv(per_entry, h.growth.limit) if h.growth.kind == "compress" else per_entry)
+            slope_bits += h.layers * (ceildiv(per_entry, h.growth.limit) if h.growth.kind == "compress" else per_entry)
             exact = size if s.page == 1 else held_bytes(h, s.context, s.encoder_context)
             marginal += held_bytes(h, s.context + 1, s.encoder_context) - exact
     return ceildiv(slope_bits, 8), marginal, sequence, state
@@ -387,8 +388,10 @@ def _times(a: Answer) -> Times | None:
         column = (known.compute if known else "") or compute
 
     def work(flops: Flops, tokens: int, cache: float) -> tuple[Work, ...]:
-        touched = w.streamed - w.logits + sum(
-            size * formulas.experts_touched(n, n * (1 - k / n) ** tokens) / n for n, k, size in w.expert
+        touched = (
+            w.streamed
+            - w.logits
+            + sum(size * formulas.experts_touched(n, n * (1 - k / n) ** tokens) / n for n, k, size in w.expert)
         )
         return (
             Work("linear", flops.linear * share / tp, touched / tp, column),
@@ -396,9 +399,7 @@ def _times(a: Answer) -> Times | None:
             Work("logits", flops.logits * share / tp, w.logits / tp, compute),
         )
 
-    rank_read = sum(
-        read_bytes(group, s.formats, s.context, s.encoder_context, s.tp) for group in p.reads
-    )
+    rank_read = sum(read_bytes(group, s.formats, s.context, s.encoder_context, s.tp) for group in p.reads)
     written = sum(stage.lean.at(s.context) for stage in a.stages)
     prefill = bound(
         s.gpu, work(a.prefill, sequences * s.context, sequences * written), s.compute_efficiency, s.bandwidth_efficiency

@@ -13,6 +13,7 @@ from kvplan.planner import Answer, Capacity
 from kvplan.settings import RUNTIME_SOURCE
 from kvplan.specs import Attention
 from kvplan.units import format_bytes, format_count, format_seconds, format_si
+from kvplan.version import __version__
 
 __all__ = ["SCHEMA", "Report"]
 
@@ -76,8 +77,6 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract, schema 1 (design: additions are free, renames break)."""
-        from kvplan import __version__
-
         a = self.answer
         s, spec, c, t = a.settings, a.spec, a.capacity, a.times
         decode = {"total": a.decode.total, **a.decode._asdict()}
@@ -131,7 +130,14 @@ class Report:
 
     def to_markdown(self) -> str:
         """The report as Markdown."""
-        lines = [f"# {self.headline()}", "", f"**{self.verdict()}**", "", "| quantity | value | exact |", "|---|---:|---:|"]
+        lines = [
+            f"# {self.headline()}",
+            "",
+            f"**{self.verdict()}**",
+            "",
+            "| quantity | value | exact |",
+            "|---|---:|---:|",
+        ]
         lines += [f"| {name} | {value} | {exact} |" for name, value, exact in self.rows()]
         lines += ["", "| term | value | unit | basis | formula |", "|---|---:|---|---|---|"]
         for term in self.terms:
@@ -247,7 +253,7 @@ def _terms(a: Answer) -> Iterator[Term]:
         plain = held_bytes(held, s.context, s.encoder_context)
         rounding += held_bytes(held, s.context, s.encoder_context, s.page) - plain
         yield Term(
-            f"{held.path} ({held.count} layer{'s' if held.count > 1 else ''})",
+            f"{held.path} ({held.layers} layer{'s' if held.layers > 1 else ''})",
             plain * s.batch,
             "bytes",
             "exact",
@@ -263,21 +269,56 @@ def _terms(a: Answer) -> Iterator[Term]:
             f"entries rounded up to blocks of {s.page}",
             "--block-size",
         )
-    yield Term("traffic/kv", a.bytes_read_per_step, "bytes", "exact", "sum over reads, the new token's own entry included", "kvplan/costs.py: read_bytes")
+    yield Term(
+        "traffic/kv",
+        a.bytes_read_per_step,
+        "bytes",
+        "exact",
+        "sum over reads, the new token's own entry included",
+        "kvplan/costs.py: read_bytes",
+    )
     mask = "S x S" if s.full_attention else "pairs the masks allow"
     for name, flops in (("prefill", a.prefill), ("decode", a.decode)):
         pairs = mask if name == "prefill" else "S + 1 keys, min(S + 1, W) under a window"
-        yield Term(f"flops/{name}/linear", flops.linear, "FLOPs", "exact", "2 x tokens x weights multiplied", "arXiv 2001.08361")
+        yield Term(
+            f"flops/{name}/linear",
+            flops.linear,
+            "FLOPs",
+            "exact",
+            "2 x tokens x weights multiplied",
+            "arXiv 2001.08361",
+        )
         basis = "estimated" if a.profile.mixing else "exact"
-        yield Term(f"flops/{name}/attention", flops.attention, "FLOPs", basis, f"2 x pairs x heads x (score + value dims); {pairs}", "kvplan/formulas.py: attention_flops")
+        yield Term(
+            f"flops/{name}/attention",
+            flops.attention,
+            "FLOPs",
+            basis,
+            f"2 x pairs x heads x (score + value dims); {pairs}",
+            "kvplan/formulas.py: attention_flops",
+        )
         rows = "all positions" if s.all_logits and name == "prefill" else "last position"
-        yield Term(f"flops/{name}/logits", flops.logits, "FLOPs", "exact", f"2 x rows x width x vocabulary; {rows}", "kvplan/formulas.py: linear_flops")
+        yield Term(
+            f"flops/{name}/logits",
+            flops.logits,
+            "FLOPs",
+            "exact",
+            f"2 x rows x width x vocabulary; {rows}",
+            "kvplan/formulas.py: linear_flops",
+        )
     if s.memory_bytes is not None:
         yield from _memory_terms(a)
     if a.times:
         for name, bound in (("prefill", a.times.prefill), ("decode", a.times.decode)):
             for path, seconds, side in bound.terms:
-                yield Term(f"time/{name}/{path}", seconds, "s", "estimated", f"max(FLOPs / peak, bytes / bandwidth), {side}-bound", s.gpu.tflops_source if s.gpu else "")
+                yield Term(
+                    f"time/{name}/{path}",
+                    seconds,
+                    "s",
+                    "estimated",
+                    f"max(FLOPs / peak, bytes / bandwidth), {side}-bound",
+                    s.gpu.tflops_source if s.gpu else "",
+                )
 
 
 def _memory_terms(a: Answer) -> Iterator[Term]:
@@ -288,12 +329,35 @@ def _memory_terms(a: Answer) -> Iterator[Term]:
     yield Term("gpu/memory", memory, "bytes", basis, "as the driver exposes it", source)
     if a.capacity:
         kept = memory - a.capacity.usable_bytes
-        yield Term("engine/reserve", kept, "bytes", "exact", f"memory x (1 - {s.utilization:g})", "--gpu-memory-utilization")
+        yield Term(
+            "engine/reserve", kept, "bytes", "exact", f"memory x (1 - {s.utilization:g})", "--gpu-memory-utilization"
+        )
     if s.engine.prefill_storage:
-        yield Term("engine/prefill_storage", a.storage, "bytes", "exact", "full-length tensors behind windowed views after a one-shot prefill", s.engine.source)
+        yield Term(
+            "engine/prefill_storage",
+            a.storage,
+            "bytes",
+            "exact",
+            "full-length tensors behind windowed views after a one-shot prefill",
+            s.engine.source,
+        )
     tokens = "all prompt tokens" if s.engine.one_shot_prefill else "at most 8,192 tokens at once"
-    yield Term("activations/peak", a.activations, "bytes", "estimated", f"max(tokens x (2 hidden + 3 MLP width) x bytes, logits); {tokens}", "kvplan/formulas.py: activation_bytes, logits_bytes")
-    yield Term("runtime/context", s.runtime_bytes, "bytes", "estimated", "CUDA context and kernels, outside the allocator", RUNTIME_SOURCE)
+    yield Term(
+        "activations/peak",
+        a.activations,
+        "bytes",
+        "estimated",
+        f"max(tokens x (2 hidden + 3 MLP width) x bytes, logits); {tokens}",
+        "kvplan/formulas.py: activation_bytes, logits_bytes",
+    )
+    yield Term(
+        "runtime/context",
+        s.runtime_bytes,
+        "bytes",
+        "estimated",
+        "CUDA context and kernels, outside the allocator",
+        RUNTIME_SOURCE,
+    )
 
 
 def _kv_formula(held: Held, a: Answer) -> str:
@@ -302,15 +366,17 @@ def _kv_formula(held: Held, a: Answer) -> str:
     count = "" if s.batch == 1 else f"{s.batch} x "
     if held.residual:
         kept = min(n, held.residual)
-        return f"{count}{held.count} x ceil(({n - kept:,} x {held.bits} + {kept:,} x {held.residual_bits}) bits / 8)"
-    return f"{count}{held.count} x ceil({n:,} entries x {held.bits:,} bits / 8)"
+        return f"{count}{held.layers} x ceil(({n - kept:,} x {held.bits} + {kept:,} x {held.residual_bits}) bits / 8)"
+    return f"{count}{held.layers} x ceil({n:,} entries x {held.bits:,} bits / 8)"
 
 
 def _omitted(a: Answer) -> Iterator[Omission]:
     s, spec = a.settings, a.spec
     if a.weights is None:
         method = spec.quantization.method if spec.quantization else "?"
-        yield Omission("weights", f"quant_method {method!r} is not known; give --weight-dtype, or a folder with safetensors")
+        yield Omission(
+            "weights", f"quant_method {method!r} is not known; give --weight-dtype, or a folder with safetensors"
+        )
         if s.memory_bytes is not None:
             yield Omission("capacity", "the bytes of the weights are unknown")
     crosses = any(isinstance(m, Attention) and m.cross for layer in spec.layers for m in layer.mixers)
@@ -324,7 +390,9 @@ def _omitted(a: Answer) -> Iterator[Omission]:
     if a.times and s.tp * s.pp > 1:
         yield Omission("time/communication", "collectives and pipeline transfers between GPUs")
     if a.times:
-        yield Omission("time/overheads", "kernel launches, norms, sampling and scheduling: times are bounds, not predictions")
+        yield Omission(
+            "time/overheads", "kernel launches, norms, sampling and scheduling: times are bounds, not predictions"
+        )
 
 
 def _notes(a: Answer) -> Iterator[str]:

@@ -22,7 +22,9 @@ MIB = 2**20
 # CUDA context and loaded kernels, outside torch's allocator; published measurements run from 107 to 616 MiB.
 RUNTIME_BYTES = {"datacenter": 614 * MIB, "tpu": 614 * MIB, "accelerator": 614 * MIB}
 RUNTIME_DEFAULT = 461 * MIB
-RUNTIME_SOURCE = "0.45 GiB consumer, 0.6 GiB datacenter, ±50 %: llama.cpp PR 23604, LMCache issue 4019, pytorch issue 107667"
+RUNTIME_SOURCE = (
+    "0.45 GiB consumer, 0.6 GiB datacenter, ±50 %: llama.cpp PR 23604, LMCache issue 4019, pytorch issue 107667"
+)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
 
 from kvplan.formats import find_format
 from kvplan.num import ceildiv
@@ -27,7 +26,6 @@ from kvplan.specs import (
 )
 
 __all__ = [
-    "WeightGroup",
     "active_parameters",
     "checkpoint_bytes",
     "count_parameters",
@@ -49,9 +47,21 @@ def attention_weights(hidden: int, a: Attention, layer: int) -> Iterator[Weight]
     if a.reads is None or a.reads == layer:
         kind = "cross" if a.cross else "linear"
         source = a.cross_hidden or width_in
-        yield Weight(k, source, a.kv_heads * a.key_dim, "k" in a.bias, 1, None, f"kv{a.kv_heads}", kind, a.tie and f"{a.tie}.k")
+        yield Weight(
+            k, source, a.kv_heads * a.key_dim, "k" in a.bias, 1, None, f"kv{a.kv_heads}", kind, a.tie and f"{a.tie}.k"
+        )
         if not a.value_is_key:
-            yield Weight(v, source, a.kv_heads * a.value_dim, "v" in a.bias, 1, None, f"kv{a.kv_heads}", kind, a.tie and f"{a.tie}.v")
+            yield Weight(
+                v,
+                source,
+                a.kv_heads * a.value_dim,
+                "v" in a.bias,
+                1,
+                None,
+                f"kv{a.kv_heads}",
+                kind,
+                a.tie and f"{a.tie}.v",
+            )
         yield from a.kv_extra
         if a.qk_norm:
             width = a.key_dim * (a.kv_heads if a.qk_norm == "all" else 1)
@@ -118,9 +128,7 @@ def mlp_weights(hidden: int, mlp: Dense | MoE) -> Iterator[Weight]:
     yield Weight(
         up_name, inner, columns * mlp.width, "u" in mlp.bias, mlp.experts, mlp.active, fused=mlp.fused, pieces=columns
     )
-    yield Weight(
-        f"{expert}.down_proj", mlp.width, inner, "d" in mlp.bias, mlp.experts, mlp.active, fused=mlp.fused
-    )
+    yield Weight(f"{expert}.down_proj", mlp.width, inner, "d" in mlp.bias, mlp.experts, mlp.active, fused=mlp.fused)
     if mlp.shared_width:
         shared = f"{inside}{mlp.shared_module}"
         if mlp.gated:
@@ -136,7 +144,11 @@ def layer_weights(spec: ModelSpec, index: int) -> list[Weight]:
     """Every tensor of layer ``index``; ties are not yet merged."""
     layer: Layer = spec.layers[index]
     weights = [w for mixer in layer.mixers for w in mixer_weights(spec.hidden, mixer, index)]
-    weights += [w for mlp in layer.mlps for w in mlp_weights(spec.hidden, mlp)]
+    mlps = [w for mlp in layer.mlps for w in mlp_weights(spec.hidden, mlp)]
+    if layer.mixers and all(isinstance(mixer, Attention) and mixer.cross for mixer in layer.mixers):
+        # a layer that looks at nothing but the encoder is skipped as a whole where there are no encoder tokens
+        mlps = [w._replace(asks_encoder=True) for w in mlps]
+    weights += mlps
     weights += layer.extra
     if layer.norms:
         weights.append(vector("norms", layer.norms))
@@ -157,15 +169,6 @@ def outer_weights(spec: ModelSpec) -> list[Weight]:
     return weights
 
 
-class WeightGroup(NamedTuple):
-    """Equal tensors of equal layers: ``count`` of ``weight``, each of ``bits`` bits as stored."""
-
-    path: str
-    weight: Weight
-    count: int
-    bits: int
-
-
 def count_parameters(spec: ModelSpec) -> int:
     """Parameters as the transformers class counts them: tied tensors once, towers that the class builds included."""
     seen: set[str] = set()
@@ -181,9 +184,7 @@ def count_parameters(spec: ModelSpec) -> int:
 
 def active_parameters(spec: ModelSpec) -> int:
     """All parameters less the routed experts that a token does not visit."""
-    idle = sum(
-        w.elements // w.copies * (w.copies - w.visited) for w in _every_weight(spec) if w.visited is not None
-    )
+    idle = sum(w.elements // w.copies * (w.copies - w.visited) for w in _every_weight(spec) if w.visited is not None)
     return count_parameters(spec) - idle
 
 

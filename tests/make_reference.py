@@ -61,7 +61,11 @@ def cache_bytes(cache: Any) -> int:
             todo += item.values()
         elif isinstance(item, (list, tuple)):
             todo += item
-        elif hasattr(item, "__dict__") and type(item).__module__.startswith("transformers") and "config" not in type(item).__name__.lower():
+        elif (
+            hasattr(item, "__dict__")
+            and type(item).__module__.startswith("transformers")
+            and "config" not in type(item).__name__.lower()
+        ):
             todo += vars(item).values()
     return sum(t.numel() * t.element_size() for t in tensors)
 

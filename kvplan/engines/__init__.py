@@ -50,7 +50,7 @@ ENGINES: dict[str, str] = {"ideal": "", "transformers": "kvplan.engines.transfor
 
 def find_engine(name: str, version: str | None = None) -> Engine:
     """The engine of a name, at a version it implements. Raises UnknownName or InvalidInput."""
-    if not isinstance(name, str) or name.lower() not in ENGINES:
+    if str(name).lower() not in ENGINES:
         raise UnknownName("engine", str(name), ENGINES)
     module = ENGINES[name.lower()]
     engine: Engine = import_module(module).ENGINE if module else IDEAL

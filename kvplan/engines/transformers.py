@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvplan.cache import mixer_parts
 from kvplan.engines import Engine
-from kvplan.specs import Attention, Compressed, Growth, Mixer, Part, Recurrent
+from kvplan.specs import FULL, Attention, Compressed, Growth, Mixer, Part, Recurrent
 
 __all__ = ["ENGINE", "parts_of"]
 
@@ -46,12 +46,17 @@ def _compressed(m: Compressed) -> tuple[Part, ...]:
         series = 2 if m.overlap else 1
         parts.append(part._replace(width=2 * series * dim, growth=Growth("remainder", m.ratio)))
         if m.overlap:
-            parts.append(part._replace(name=f"{part.name}_overlap", width=2 * dim, growth=Growth("last_group", m.ratio)))
+            parts.append(
+                part._replace(name=f"{part.name}_overlap", width=2 * dim, growth=Growth("last_group", m.ratio))
+            )
     return tuple(parts)
 
 
 def _keeps(growth: Growth) -> Growth:
-    return Growth("window_transformers", growth.limit) if growth.kind in ("window", "chunk") else growth
+    if growth.kind not in ("window", "chunk"):
+        return growth
+    # the class slices [-limit + 1:], and [0:] of a window of one keeps everything
+    return Growth("window_transformers", growth.limit) if growth.limit > 1 else FULL
 
 
 ENGINE = Engine(

@@ -65,6 +65,8 @@ MODULES: dict[str, str] = {
         "multimodal": (
             "llava idefics3 qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe qwen2_audio voxtral mllama mistral3 exaone4_5"
             " multi_modality deepseek_vl_v2 phi3_v lfm2_vl"
+            # the decoders that such files nest, where they have a type of their own
+            " qwen2_vl_text qwen2_5_vl_text qwen3_vl_text qwen3_vl_moe_text mllama_text_model exaone4_5_text"
         ),
     }.items()
     for model_type in types.split()
@@ -98,6 +100,11 @@ def import_model(config: Config, default_type: str = "") -> ModelSpec:
         raise UnknownName(
             "model_type", model_type, MODULES, "or describe the model with --layers --kv-heads --head-dim …"
         )
+    return import_as(config, model_type)
+
+
+def import_as(config: Config, model_type: str) -> ModelSpec:
+    """The spec of a config object read as a given type, whatever its own ``model_type`` says."""
     if model_type not in _IMPORTERS:
         import_module(f"kvplan.importers.{MODULES[model_type]}")
     return _IMPORTERS[model_type](config)
@@ -144,7 +151,14 @@ def read_dtype(config: Config) -> tuple[str, str]:
             value = reader.raw.get(key)
             if value in (None, "auto"):
                 continue
-            known = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+            known = {
+                "bfloat16": "bf16",
+                "float16": "fp16",
+                "half": "fp16",
+                "float32": "fp32",
+                "bf16": "bf16",
+                "fp16": "fp16",
+            }
             if not isinstance(value, str) or value.removeprefix("torch.") not in known:
                 raise reader.error(key, value, "bfloat16, float16 or float32")
             dtype = known[value.removeprefix("torch.")]

@@ -6,6 +6,7 @@ importer did not read is an error, so that a new architecture trick becomes a me
 
 from __future__ import annotations
 
+import builtins
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -24,19 +25,20 @@ CACHE_KEYS = re.compile(
     r"|kv_shar|shared_kv|num_kv|kv_heads|key_value_heads|num_key_value|query_groups|multi_query|multi_head_latent|(^|_)cla(_|$)|yoco"
     r"|head_dim|head_size|d_kv$|chunk_size|compress|index_topk|index_head|index_n_heads|indexer|sparse_attention|linear_attn|linear_attention"
     r"|ssm|mamba|conv_kernel|conv_L|state_size|d_state|d_conv|recurrent|lightning|rwkv|full_attention_interval|full_attn_idxs|k_eq_v|kv_cache"
+    r"|per_layer_config|mixer_types"
 )
 # Keys the pattern catches that change nothing: training knobs, kernels' names, vision geometry.
 HARMLESS = re.compile(
     r"^(use_mamba_kernels|mamba_ssm_cache_dtype|mamba_proj_bias|use_cache|cache_implementation|rescale_.*|time_step_.*|ssm_cfg"
     r"|chunk_size_feed_forward|.*_dropout|mamba_hidden_act|mamba_dt_.*|mamba_chunk_size|attention_dropout|max_window_size|conv_dim_out"
-    r"|residual_in_fp32|window_attn_mask|keys_to_ignore.*)$"
+    r"|residual_in_fp32|window_attn_mask|img_token_compression_config|keys_to_ignore.*|compression_config)$"
 )
 
 
 class Config:
     """One JSON object of a config, with its place (``where``) for messages."""
 
-    def __init__(self, raw: object, where: str = "config.json", path: str = "") -> None:
+    def __init__(self, raw: object, where: builtins.str = "config.json", path: builtins.str = "") -> None:
         if not isinstance(raw, dict):
             raise InvalidInput(path or "config", raw, "a JSON object", where)
         self.raw: dict[str, Any] = raw
@@ -46,21 +48,28 @@ class Config:
 
     # --- typed access; every getter marks its key as read ----------------------------------------------------------
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: builtins.str, default: Any = None) -> Any:
         """The raw value, null read as the default."""
         self.read.add(key)
         value = self.raw.get(key)
         return default if value is None else value
 
-    def has(self, key: str) -> bool:
+    def has(self, key: builtins.str) -> builtins.bool:
         """Whether the key is there with a value that is not null. Marks it as read."""
         return self.get(key) is not None
 
-    def ignore(self, *keys: str) -> None:
+    def ignore(self, *keys: builtins.str) -> None:
         """Marks keys as understood and without effect on what is planned; say why in a comment."""
         self.read.update(keys)
 
-    def int(self, key: str, default: int | None = None, *, least: int = 1, most: int = NUMBER_LIMIT) -> int:
+    def int(
+        self,
+        key: builtins.str,
+        default: builtins.int | None = None,
+        *,
+        least: builtins.int = 1,
+        most: builtins.int = NUMBER_LIMIT,
+    ) -> builtins.int:
         """A whole number within bounds; missing or null gives the default, or an error where there is none."""
         value = self.get(key)
         if value is None:
@@ -69,16 +78,18 @@ class Config:
             return default
         return self._whole(key, value, least, most)
 
-    def maybe_int(self, key: str, *, least: int = 1, most: int = NUMBER_LIMIT) -> int | None:
+    def maybe_int(
+        self, key: builtins.str, *, least: builtins.int = 1, most: builtins.int = NUMBER_LIMIT
+    ) -> builtins.int | None:
         """A whole number within bounds, or None where the key is missing or null."""
         value = self.get(key)
         return None if value is None else self._whole(key, value, least, most)
 
-    def layers(self, key: str = "num_hidden_layers", default: int | None = None) -> int:
+    def layers(self, key: builtins.str = "num_hidden_layers", default: builtins.int | None = None) -> builtins.int:
         """A number of layers."""
         return self.int(key, default, most=LAYER_LIMIT)
 
-    def bool(self, key: str, default: bool = False) -> bool:
+    def bool(self, key: builtins.str, default: builtins.bool = False) -> builtins.bool:
         """A boolean; 0 and 1 pass as they do in the classes."""
         value = self.get(key)
         if value is None:
@@ -89,21 +100,30 @@ class Config:
             return bool(value)
         raise self.error(key, value, "true or false")
 
-    def float(self, key: str, default: float | None = None, *, least: float = 0.0, most: float = 1e6) -> float:
+    def float(
+        self,
+        key: builtins.str,
+        default: builtins.float | None = None,
+        *,
+        least: builtins.float = 0.0,
+        most: builtins.float = 1e6,
+    ) -> builtins.float:
         """A finite number within bounds."""
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
             raise self.error(key, value, f"a number from {least:g} to {most:g}")
         return float(value)
 
-    def str(self, key: str, default: str | None = None) -> str:
+    def str(self, key: builtins.str, default: builtins.str | None = None) -> builtins.str:
         """A string."""
         value = self.get(key, default)
         if not isinstance(value, str):
             raise self.error(key, value, "a string")
         return value
 
-    def strings(self, key: str, length: int | None = None, allowed: Iterable[str] = ()) -> list[str] | None:
+    def strings(
+        self, key: builtins.str, length: builtins.int | None = None, allowed: Iterable[builtins.str] = ()
+    ) -> list[builtins.str] | None:
         """A list of strings of the given length, or None where the key is missing."""
         value = self.get(key)
         if value is None:
@@ -118,7 +138,14 @@ class Config:
                 raise self.error(key, item, "one of " + ", ".join(known))
         return value
 
-    def ints(self, key: str, length: int | None = None, *, least: int = 0, most: int = NUMBER_LIMIT) -> list[int] | None:
+    def ints(
+        self,
+        key: builtins.str,
+        length: builtins.int | None = None,
+        *,
+        least: builtins.int = 0,
+        most: builtins.int = NUMBER_LIMIT,
+    ) -> list[builtins.int] | None:
         """A list of whole numbers of the given length, or None where the key is missing."""
         value = self.get(key)
         if value is None:
@@ -129,7 +156,7 @@ class Config:
             raise self.error(key, f"{len(value)} entries", f"one entry per layer, {length} in all")
         return [self._whole(f"{key}[{i}]", item, least, most) for i, item in enumerate(value)]
 
-    def sub(self, key: str, default: dict[str, Any] | None = None) -> Config:
+    def sub(self, key: builtins.str, default: dict[builtins.str, Any] | None = None) -> Config:
         """A nested object as a reader of its own; an error where it is missing and has no default."""
         value = self.get(key, default)
         if not isinstance(value, dict):
@@ -140,33 +167,35 @@ class Config:
 
     # --- errors ------------------------------------------------------------------------------------------------------
 
-    def error(self, key: str, value: object, rule: str) -> InvalidInput:
+    def error(self, key: builtins.str, value: object, rule: builtins.str) -> InvalidInput:
         """An InvalidInput that names this file and the key's full path."""
         return InvalidInput(f"{self.path}{key}", value, rule, self.where)
 
-    def divides(self, key: str, whole: int, parts: int, what: str) -> int:
+    def divides(self, key: builtins.str, whole: builtins.int, parts: builtins.int, what: builtins.str) -> builtins.int:
         """``whole // parts``; an error naming ``key`` where it leaves a rest."""
         if parts < 1 or whole % parts:
             raise self.error(key, parts, f"a divisor of {what} ({whole})")
         return whole // parts
 
-    def unread(self) -> list[str]:
+    def unread(self) -> list[builtins.str]:
         """Full paths of the cache-relevant keys nobody read; null, false, empty and zero say nothing."""
         left = [
             self.path + key
             for key, value in self.raw.items()
-            if key not in self.read and value not in (None, False, 0, [], {}, "")
-            and CACHE_KEYS.search(key) and not HARMLESS.search(key)
+            if key not in self.read
+            and value not in (None, False, 0, [], {}, "")
+            and CACHE_KEYS.search(key)
+            and not HARMLESS.search(key)
         ]
         return left + [key for child in self.children for key in child.unread()]
 
-    def finish(self, model_type: str) -> None:
+    def finish(self, model_type: builtins.str) -> None:
         """Raises UnreadKeys where a cache-relevant key was left unread."""
         left = self.unread()
         if left:
             raise UnreadKeys(self.where, model_type, left)
 
-    def _whole(self, key: str, value: object, least: int, most: int) -> int:
+    def _whole(self, key: builtins.str, value: object, least: builtins.int, most: builtins.int) -> builtins.int:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self.error(key, value, f"a whole number from {least} to {most}")
         if isinstance(value, float):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from kvplan.importers import importer
+from kvplan.importers.aliases import layer_windows
 from kvplan.importers.config import Config
-from kvplan.importers.parts import decoder, grouped_attention
+from kvplan.importers.parts import decoder, grouped_attention, windowed
 from kvplan.specs import Dense, Layer, ModelSpec
 
 
@@ -16,3 +17,16 @@ def llama(c: Config) -> ModelSpec:
     mlp = Dense(c.int("intermediate_size", 11008), bias="ud" if c.bool("mlp_bias") else "")
     layer = Layer((attention,), (mlp,), norms=2 * hidden)
     return decoder(c, hidden, (layer,) * layers, vocab=32000, positions=2048)
+
+
+@importer("cwm")
+def cwm(c: Config) -> ModelSpec:
+    """Code World Model: Llama with a window in all layers but 0, 4, 8 … (transformers models/cwm)."""
+    layers, hidden = c.layers(default=64), c.int("hidden_size", 6144)
+    attention = grouped_attention(c, hidden, heads=48, kv_heads=8, head_dim=128)
+    mlp = Dense(c.int("intermediate_size", 21504), bias="ud" if c.bool("mlp_bias") else "")
+    derived = ["sliding_attention" if i % 4 else "full_attention" for i in range(layers)]
+    stack = tuple(
+        Layer((windowed(attention, window),), (mlp,), norms=2 * hidden) for window in layer_windows(c, derived, 8192)
+    )
+    return decoder(c, hidden, stack, vocab=128256, positions=131072)

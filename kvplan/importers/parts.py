@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from kvplan.importers.config import Config
 from kvplan.specs import Attention, Layer, ModelSpec, Weight, vector
 
-__all__ = ["decoder", "grouped_attention", "windowed"]
+__all__ = ["decoder", "grouped_attention", "layer_windows", "windowed"]
 
 
 def grouped_attention(
@@ -25,7 +26,9 @@ def grouped_attention(
     multiple of KV heads.
     """
     n = c.int("num_attention_heads", heads)
-    kv = c.int("num_key_value_heads", kv_heads or n)
+    # the classes read an explicit null as "as many as heads", even where a missing key means fewer
+    null = "num_key_value_heads" in c.raw and c.raw["num_key_value_heads"] is None
+    kv = n if null else c.int("num_key_value_heads", kv_heads or n)
     c.divides("num_key_value_heads", n, kv, "num_attention_heads")
     dim = c.maybe_int("head_dim") or head_dim or c.divides("num_attention_heads", hidden, n, "hidden_size")
     return Attention(n, kv, dim, dim, **facts)
@@ -36,6 +39,20 @@ def windowed(attention: Attention, window: int | None) -> Attention:
     from dataclasses import replace
 
     return replace(attention, window=window)
+
+
+def layer_windows(
+    c: Config, count: int, window: int | None, slides: Callable[[int], bool], key: str = "layer_types"
+) -> list[int | None]:
+    """The window of each layer: those that ``layer_types`` calls sliding, or ``slides`` where the file lists none.
+
+    None is a full layer. A sliding layer without a window is an error.
+    """
+    names = c.strings(key, count, ("full_attention", "sliding_attention"))
+    local = [slides(i) for i in range(count)] if names is None else [name == "sliding_attention" for name in names]
+    if window is None and any(local):
+        raise c.error("sliding_window", "none", f"a window: {key} has sliding layers")
+    return [window if is_local else None for is_local in local]
 
 
 def decoder(

@@ -119,4 +119,6 @@ def change_attention(spec: ModelSpec, change: Callable[[int, Attention | Latent]
     return replace(spec, layers=tuple(layers), weight_bytes=None)
 
 
-from kvplan.schemes import heads, layers, tokens  # noqa: E402, F401  (the files register themselves)
+from kvplan.schemes import heads as _heads  # noqa: E402, F401  (the files register themselves)
+from kvplan.schemes import layers as _layers  # noqa: E402, F401
+from kvplan.schemes import tokens as _tokens  # noqa: E402, F401

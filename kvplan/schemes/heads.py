@@ -27,7 +27,13 @@ def mha(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     return _with_kv_heads(spec, arguments.text, None)
 
 
-@scheme("gqa", "gqa:N", "heads", "N KV heads, each shared by a group of query heads", "Ainslie et al. 2023, arXiv 2305.13245")
+@scheme(
+    "gqa",
+    "gqa:N",
+    "heads",
+    "N KV heads, each shared by a group of query heads",
+    "Ainslie et al. 2023, arXiv 2305.13245",
+)
 def gqa(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     """Grouped-query attention; N counts KV heads, not the size of a group."""
     return _with_kv_heads(spec, arguments.text, arguments.count("N", bare=True))

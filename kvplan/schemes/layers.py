@@ -21,7 +21,13 @@ def share(spec: ModelSpec, owners: list[int]) -> ModelSpec:
     return change_attention(spec, change)
 
 
-@scheme("cla", "cla:F", "layers", "groups of F layers read the KV of their first layer", "Brandon et al. 2024, arXiv 2405.12981")
+@scheme(
+    "cla",
+    "cla:F",
+    "layers",
+    "groups of F layers read the KV of their first layer",
+    "Brandon et al. 2024, arXiv 2405.12981",
+)
 def cla(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     """Cross-layer attention; where F does not divide the layers, the first group is the short one, as in the paper's Figure 2."""
     factor = arguments.count("F", bare=True)
@@ -31,7 +37,13 @@ def cla(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     return share(spec, owners)
 
 
-@scheme("owners", "owners:0_0_2_2", "layers", "an owner map, one integer per attention layer", "LCKV's layer_types, arXiv 2405.10637")
+@scheme(
+    "owners",
+    "owners:0_0_2_2",
+    "layers",
+    "an owner map, one integer per attention layer",
+    "LCKV's layer_types, arXiv 2405.10637",
+)
 def owners(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     """Any owner map: layer i reads the KV of the layer its integer names; reads may point upwards."""
     count = len(attention_layers(spec))

@@ -9,7 +9,13 @@ from kvplan.schemes import Arguments, attention_layers, change_attention, scheme
 from kvplan.specs import Attention, Latent, ModelSpec
 
 
-@scheme("window", "window:W[@L:G]", "tokens", "layers see the last W tokens; @5:1 keeps every sixth layer full", "Mistral 7B, arXiv 2310.06825")
+@scheme(
+    "window",
+    "window:W[@L:G]",
+    "tokens",
+    "layers see the last W tokens; @5:1 keeps every sixth layer full",
+    "Mistral 7B, arXiv 2310.06825",
+)
 def window(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     """A sliding window in all attention layers, or in L of every L + G of them (local to global)."""
     size, _, pattern = arguments.bare.partition("@")
@@ -23,7 +29,9 @@ def window(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
 
     def change(layer: int, mixer: Attention | Latent) -> Attention:
         if isinstance(mixer, Latent):
-            raise InvalidInput("scheme", arguments.text, "a model with per-head keys and values (this one caches a latent)")
+            raise InvalidInput(
+                "scheme", arguments.text, "a model with per-head keys and values (this one caches a latent)"
+            )
         slides = order[layer] % (int(local) + int(full)) < int(local)
         return replace(mixer, window=int(size) if slides else None, chunk=None)
 

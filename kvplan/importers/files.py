@@ -1,0 +1,41 @@
+"""Regular files from outside, opened and parsed within bounds; every failure is one line."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from kvplan.errors import InvalidInput
+
+__all__ = ["open_file", "parse_object"]
+
+
+def open_file(path: Path, field: str) -> tuple[BinaryIO, int]:
+    """An open regular file and its size in bytes. Raises InvalidInput for anything that cannot be read as one."""
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise InvalidInput(field, str(path), "a regular file")
+        return path.open("rb"), about.st_size
+    except (OSError, ValueError) as e:
+        if isinstance(e, InvalidInput):
+            raise
+        reason = getattr(e, "strerror", None) or "not a path"
+        raise InvalidInput(field, str(path), f"a readable file ({reason})") from None
+
+
+def parse_object(data: bytes, field: str, where: str) -> dict[str, object]:
+    """A JSON object from bytes. Raises InvalidInput where they are not UTF-8, not JSON, or not an object."""
+    try:
+        value = json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as e:
+        raise InvalidInput(field, f"byte {e.start} is not UTF-8", "UTF-8 JSON", where) from None
+    except RecursionError:
+        raise InvalidInput(field, "nested too deep", "JSON of ordinary depth", where) from None
+    except ValueError as e:
+        raise InvalidInput(field, str(e).splitlines()[0][:100], "a complete JSON object", where) from None
+    if not isinstance(value, dict):
+        raise InvalidInput(field, value, "a JSON object", where)
+    return value

@@ -1,0 +1,26 @@
+"""MiniMax-M2, the full-attention generation; the hybrids before it are in ``linear.py``."""
+
+from __future__ import annotations
+
+from kvplan.importers import importer
+from kvplan.importers.config import Config
+from kvplan.importers.experts import aliased, routed
+from kvplan.importers.parts import decoder, grouped_attention
+from kvplan.specs import Layer, ModelSpec, MoE
+
+
+@importer("minimax_m2")
+def minimax_m2(c: Config) -> ModelSpec:
+    """MiniMax-M2: full attention, norms over all heads' queries and keys at once (transformers models/minimax_m2).
+
+    Experts carry the checkpoint's name (``block_sparse_moe``), which is what quantisers' ignore-lists say.
+    """
+    layers, hidden = c.layers(default=62), c.int("hidden_size", 3072)
+    kinds = c.ints("attn_type_list", layers, most=1)
+    if kinds is not None and 0 in kinds:
+        raise c.error("attn_type_list", 0, "1 (softmax attention) in every layer: minimax_m2 has no linear attention")
+    attention = grouped_attention(c, hidden, heads=48, kv_heads=8, head_dim=128, qk_norm="all")
+    experts = aliased(c, "num_local_experts num_experts", 256)
+    mlp = MoE(experts, routed(c, experts, default=8), c.int("intermediate_size", 1536), module="block_sparse_moe")
+    layer = Layer((attention,), (mlp,), norms=2 * hidden)
+    return decoder(c, hidden, (layer,) * layers, vocab=200064, positions=196608)

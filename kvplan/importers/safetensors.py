@@ -1,0 +1,141 @@
+"""Bytes of a checkpoint's tensors, from the headers of its safetensors files; the tensors are never read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple, TypeGuard
+
+from kvplan.errors import InvalidInput
+from kvplan.importers.files import open_file, parse_object
+
+__all__ = ["FolderWeights", "folder_weight_bytes", "header_bytes", "index_bytes", "read_header"]
+
+HEADER_LIMIT = 100 * 10**6  # bytes, the format's own limit
+INDEX_LIMIT = 256 * 2**20
+INDEX = "model.safetensors.index.json"
+FILE_LIMIT = 10_000  # shards of one checkpoint
+
+# Bits of one element. The format packs FP4 and FP6 elements without gaps.
+DTYPE_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
+    "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+
+
+class FolderWeights(NamedTuple):
+    """Bytes of all tensors, bytes per safetensors dtype (empty where only an index was read), and where from."""
+
+    bytes: int
+    by_dtype: dict[str, int]
+    source: str
+
+
+def folder_weight_bytes(folder: str | os.PathLike[str]) -> FolderWeights | None:
+    """Bytes of the tensors of a checkpoint folder, or None where it holds neither safetensors files nor their index.
+
+    Where the index names shards, exactly those count, so that a second copy of the weights beside them (Mistral's
+    ``consolidated.safetensors``) does not; shards that are absent make ``metadata.total_size`` the answer. Raises
+    InvalidInput for a header or index that is broken.
+    """
+    place = Path(folder)
+    index = place / INDEX
+    try:
+        names = sorted(entry for entry in os.listdir(place) if entry.endswith(".safetensors"))
+        indexed = index.is_file()
+    except (OSError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or "not a path"
+        raise InvalidInput("weights", str(place), f"a readable folder ({reason})") from None
+    if indexed:
+        file, size = open_file(index, "weights")
+        with file:
+            if size > INDEX_LIMIT:
+                raise InvalidInput("index", f"{size} bytes", f"at most {INDEX_LIMIT} bytes", str(index))
+            raw = parse_object(file.read(INDEX_LIMIT + 1), "index", str(index))
+        shards = _shards(raw, str(index))
+        if not shards or not shards <= set(names):
+            return FolderWeights(index_bytes(raw, str(index)), {}, f"metadata.total_size of {INDEX}")
+        names = sorted(shards)
+    elif "model.safetensors" in names:
+        names = ["model.safetensors"]
+    elif any(name.startswith("model-") for name in names):
+        names = [name for name in names if name.startswith("model-")]
+    if not names:
+        return None
+    if len(names) > FILE_LIMIT:
+        raise InvalidInput("weights", f"{len(names)} safetensors files", f"at most {FILE_LIMIT}", str(place))
+    by_dtype: dict[str, int] = {}
+    for name in names:
+        for dtype, amount in read_header(place / name).items():
+            by_dtype[dtype] = by_dtype.get(dtype, 0) + amount
+    plural = f"{len(names)} safetensors files" if len(names) > 1 else names[0]
+    return FolderWeights(sum(by_dtype.values()), by_dtype, f"tensor headers of {plural}")
+
+
+def _shards(raw: dict[str, object], where: str) -> set[str]:
+    """File names that an index maps tensors to."""
+    mapped = raw.get("weight_map", {})
+    if not isinstance(mapped, dict) or not all(isinstance(name, str) for name in mapped.values()):
+        raise InvalidInput("weight_map", mapped, "an object of tensor names and file names", where)
+    return set(mapped.values())
+
+
+def index_bytes(raw: dict[str, object], where: str) -> int:
+    """``metadata.total_size`` of a parsed index: bytes of all tensors."""
+    metadata = raw.get("metadata")
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if isinstance(total, float) and total.is_integer():
+        total = int(total)  # some tools write 1.6e10
+    if isinstance(total, bool) or not isinstance(total, int) or not 0 <= total < 2**60:
+        raise InvalidInput("metadata.total_size", total, "a number of bytes", where)
+    return total
+
+
+def read_header(path: Path) -> dict[str, int]:
+    """Bytes per dtype of one safetensors file: 8 bytes of length, then that much JSON; nothing behind it is read."""
+    where = str(path)
+    file, size = open_file(path, "weights")
+    with file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > min(HEADER_LIMIT, size - 8):
+            at_most = max(min(HEADER_LIMIT, size - 8), 0)
+            raise InvalidInput("header", f"{length} bytes long", f"a safetensors header of at most {at_most}", where)
+        data = file.read(length)
+    if len(data) < length:
+        raise InvalidInput("header", f"{len(data)} bytes", f"all of its {length} bytes", where)
+    return header_bytes(parse_object(data, "header", where), where)
+
+
+def header_bytes(header: dict[str, object], where: str) -> dict[str, int]:
+    """Bytes per dtype of a parsed header: the sum of ``data_offsets``, which must agree with dtype and shape."""
+    found: dict[str, int] = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        dtype = entry.get("dtype") if isinstance(entry, dict) else None
+        offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+        shape = entry.get("shape") if isinstance(entry, dict) else None
+        if not isinstance(dtype, str) or not _counts(offsets) or len(offsets) != 2 or not _counts(shape):
+            raise InvalidInput(name[:100], entry, "an object with dtype, shape and data_offsets", where)
+        begin, end = offsets
+        elements = 1
+        for extent in shape:
+            elements *= extent
+            if elements > 2**60:
+                raise InvalidInput(f"{name[:100]}.shape", shape, "fewer than 2^60 elements", where)
+        bits = DTYPE_BITS.get(dtype)
+        if end < begin or (bits is not None and 8 * (end - begin) != -(-elements * bits // 8) * 8):
+            raise InvalidInput(f"{name[:100]}.data_offsets", offsets, f"the bytes of {dtype} {shape}"[:100], where)
+        found[dtype] = found.get(dtype, 0) + end - begin
+    return found
+
+
+def _counts(value: object) -> TypeGuard[list[int]]:
+    """Whether this is a short list of whole numbers."""
+    return (
+        isinstance(value, list)
+        and len(value) <= 32
+        and all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**60 for n in value)
+    )

@@ -1,0 +1,34 @@
+"""What several tests share: where the data lies, and real configs by name."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+DATA = Path(__file__).parents[1] / "data"
+CONFIGS = DATA / "configs"
+
+
+@cache
+def config_text(name: str) -> str:
+    """The text of one published config, by its file name without ``.json``."""
+    return (CONFIGS / f"{name}.json").read_text()
+
+
+def config(name: str) -> dict[str, Any]:
+    """A fresh copy of one published config."""
+    return json.loads(config_text(name))
+
+
+def provenance() -> dict[str, dict[str, Any]]:
+    """Where every config of tests/data/configs comes from, by file name."""
+    rows = map(json.loads, (DATA / "configs.jsonl").read_text().splitlines())
+    return {row["file"]: row for row in rows}
+
+
+def reference() -> dict[str, dict[str, Any]]:
+    """What the transformers classes said (tests/make_reference.py), by file name."""
+    rows = map(json.loads, (DATA / "reference.jsonl").read_text().splitlines())
+    return {row["file"]: row for row in rows}
