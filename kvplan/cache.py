@@ -4,8 +4,6 @@ Resident bytes are a sum over stores, decode traffic is a sum over reads. A laye
 so cross-layer sharing needs no code of its own: only `reads` in a mixer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -84,8 +82,8 @@ def mixer_parts(mixer: Mixer) -> tuple[Part, ...]:
             Part("key", mixer.kv_heads, mixer.key_dim, "key", growth),
             Part("value", mixer.kv_heads, mixer.value_dim, "value", growth),
         )
-    if mixer.index is not None and not mixer.index.shares:
-        parts += (Part("index", 1, mixer.index.dim, mixer.index.store_as, growth, "none"),)
+    if mixer.indexer is not None and not mixer.indexer.shares:
+        parts += (Part("index", 1, mixer.indexer.dim, mixer.indexer.store_as, growth, "none"),)
     return parts
 
 
@@ -96,9 +94,9 @@ def _compressed_parts(m: Compressed) -> tuple[Part, ...]:
     entry, once = Growth("compress", m.ratio), Growth("constant", 1)
     parts += (Part("compressed", 1, m.dim, "latent", entry, "none"),)
     parts += (Part("compressor", 1, _compressor_width(m, m.dim), "compute", once, "none"),)
-    if m.index is not None and not m.index.shares:
-        parts += (Part("index", 1, m.index.dim, m.index.store_as, entry, "none"),)
-        parts += (Part("index_compressor", 1, _compressor_width(m, m.index.dim), "compute", once, "none"),)
+    if m.indexer is not None and not m.indexer.shares:
+        parts += (Part("index", 1, m.indexer.dim, m.indexer.store_as, entry, "none"),)
+        parts += (Part("index_compressor", 1, _compressor_width(m, m.indexer.dim), "compute", once, "none"),)
     return parts
 
 
@@ -148,7 +146,7 @@ def _reads(layer: int, store: int, mixer: Mixer, growth: Growth) -> list[Read]:
     if not mixer.ratio:
         return [near]
     # two looks at one store: every token of the window, and the pooled entries (all, or those the indexer picks)
-    far = _indexed(Read(layer, store, growth, mixer.heads, dim, dim, dim, dim), mixer.index)
+    far = _indexed(Read(layer, store, growth, mixer.heads, dim, dim, dim, dim), mixer.indexer)
     names = ("compressed", "compressor", "compressor_overlap", "index", "index_compressor", "index_compressor_overlap")
     return [near._replace(own=("window",)), far._replace(own=names)]
 
@@ -176,7 +174,7 @@ def _read(layer: int, store: int, mixer: Attention | Latent | Recurrent, growth:
         )
     else:
         return Read(layer, store, growth, 0, 0, 0, 0, 0)
-    return _indexed(read, mixer.index)
+    return _indexed(read, mixer.indexer)
 
 
 def build_plan(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = mixer_parts) -> CachePlan:

@@ -4,8 +4,6 @@ Shipped files are read without a schema check (a test checks them all); files fr
 else's and pass through pydantic first. No pickle, no Python, no expressions.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import tomllib
@@ -246,7 +244,7 @@ def _from_path(path: Path) -> ModelSpec:
 
 
 def _from_folder(path: Path) -> ModelSpec:
-    from dataclasses import replace
+    from kvplan.specs import replace
 
     config = path / "config.json"
     if not config.is_file():

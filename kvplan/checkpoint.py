@@ -1,7 +1,5 @@
 """Bytes of the weights as a checkpoint stores them: by category for the ledger, by pipeline stage and rank for a GPU."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

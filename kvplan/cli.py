@@ -3,19 +3,17 @@
 Exit codes: 0 yes, 1 it does not fit or a check failed, 2 bad input. Every error is one line.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from kvplan.errors import InvalidInput, KvplanError
+from kvplan.errors import InvalidInput, KvplanError, UnknownName
 from kvplan.version import __version__
 
 __all__ = ["app", "main"]
@@ -24,8 +22,37 @@ __all__ = ["app", "main"]
 ClickError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
+Command = Callable[..., None]
+COMMANDS: dict[str, Command] = {}
+
+
+def command(function: Command) -> Command:
+    """Registers a command under its function's name."""
+    COMMANDS[function.__name__] = function
+    return function
+
+
 class Group(TyperGroup):
-    """Turns every expected error into one line on stderr and its exit code, under CliRunner too."""
+    """Builds a command's parser when it is asked for, and turns every expected error into one line and an exit code.
+
+    Typer builds all parsers at start, and `plan` alone has forty options: lazily, one command pays for one parser.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of this file."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The parser of one command; raises UnknownName with the nearest ones."""
+        if cmd_name not in COMMANDS:
+            raise UnknownName("command", cmd_name, COMMANDS)
+        if cmd_name not in self.commands:
+            alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            alone.command(cmd_name)(COMMANDS[cmd_name])
+            built = typer.main.get_command(alone)
+            built.context_settings["help_option_names"] = ["-h", "--help"]
+            self.commands[cmd_name] = built
+        return super().get_command(ctx, cmd_name)
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         """Click's entry point; bugs keep their traceback, everything else is a line."""
@@ -182,7 +209,7 @@ def _pairs(items: Sequence[str]) -> dict[str, Any]:
     return pairs
 
 
-@app.command()
+@command
 def plan(
     model: Model = None,
     context: Context = None,
@@ -237,7 +264,7 @@ def plan(
     raise typer.Exit(1 if report.fits is False else 0)
 
 
-@app.command()
+@command
 def explain(
     model: Model = None,
     term: Annotated[
@@ -298,7 +325,7 @@ def _listing(title: str, rows: list[dict[str, Any]], wanted: str | None, as_json
     print(table("", tuple(shown), cells, width, color), end="")
 
 
-@app.command()
+@command
 def models(wanted: Filter = None, as_json: AsJson = False) -> None:
     """List the model presets.
 
@@ -309,7 +336,7 @@ def models(wanted: Filter = None, as_json: AsJson = False) -> None:
     _listing("models", list_models(), wanted, as_json, ("name", "attention", "parameters", "kv_bytes_per_token"))
 
 
-@app.command()
+@command
 def gpus(wanted: Filter = None, as_json: AsJson = False) -> None:
     """List the accelerator presets.
 
@@ -322,7 +349,7 @@ def gpus(wanted: Filter = None, as_json: AsJson = False) -> None:
     )
 
 
-@app.command()
+@command
 def formats(wanted: Filter = None, as_json: AsJson = False) -> None:
     """List the storage formats.
 
@@ -333,7 +360,7 @@ def formats(wanted: Filter = None, as_json: AsJson = False) -> None:
     _listing("formats", list_formats(), wanted, as_json, ("name", "bits_per_element", "block", "source"))
 
 
-@app.command()
+@command
 def engines(wanted: Filter = None, as_json: AsJson = False) -> None:
     """List the engines whose rules are implemented.
 
@@ -344,7 +371,7 @@ def engines(wanted: Filter = None, as_json: AsJson = False) -> None:
     _listing("engines", list_engines(), wanted, as_json, ("name", "version", "utilization", "summary"))
 
 
-@app.command()
+@command
 def schemes(wanted: Filter = None, as_json: AsJson = False) -> None:
     """List the sharing schemes.
 

@@ -4,8 +4,6 @@ What depends on the spec alone is computed once per spec (``profile``); what dep
 evaluated from grouped terms, so that an answer costs microseconds.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple

@@ -5,8 +5,6 @@ fp16 scale); int4 with groups of 64 and an fp16 scale and zero point is a block 
 rounded up once per stored part, never per element.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from kvplan.errors import InvalidInput, UnknownName

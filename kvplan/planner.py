@@ -1,8 +1,5 @@
 """The main question: one model, one way of serving it, one answer. Numbers only; ``report.py`` gives them words."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -19,15 +16,6 @@ from kvplan.solver import largest
 from kvplan.specs import Dense, ModelSpec, MoE
 
 __all__ = ["Answer", "Capacity", "Stage", "Times", "answer", "pipeline"]
-
-
-class Stage(NamedTuple):
-    """One pipeline stage as its fullest tensor-parallel rank sees it."""
-
-    layers: range
-    weights: int
-    held: tuple[Held, ...]
-    lean: Lean
 
 
 class Lean(NamedTuple):
@@ -63,6 +51,15 @@ class Lean(NamedTuple):
             return (room - flat) // slope
         total = sum(size for _, size in self.entries)
         return max((room - self.constant) // total, 1) if total else 1
+
+
+class Stage(NamedTuple):
+    """One pipeline stage as its fullest tensor-parallel rank sees it."""
+
+    layers: range
+    weights: int
+    held: tuple[Held, ...]
+    lean: Lean
 
 
 def _lean(held: tuple[Held, ...], encoder: int, page: int) -> Lean:
@@ -105,10 +102,7 @@ class Times(NamedTuple):
     tokens_per_s: float
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Every number of one plan; the ledger's terms are views of the same parts."""
-
+class _Numbers(NamedTuple):
     spec: ModelSpec
     settings: Settings
     profile: Profile
@@ -126,6 +120,10 @@ class Answer:
     activations: int
     storage: int  # prefill storage of the fullest rank
     capacity: Capacity | None
+
+
+class Answer(_Numbers):
+    """Every number of one plan; the ledger's terms are views of the same parts."""
 
     @property
     def kv_bytes(self) -> int:

@@ -1,12 +1,9 @@
 """One frozen Report. Text, JSON, Markdown (and later the web page) are renderings of the same object."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvplan.costs import Held, Omission, Term, entries, held_bytes
 from kvplan.planner import Answer, Capacity
@@ -22,12 +19,13 @@ SCHEMA = 1
 Attempt = tuple[str, dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Report:
-    """The answer to one question, with the question. ``again`` asks it anew with other keyword arguments."""
-
+class _Asked(NamedTuple):
     answer: Answer
-    again: Callable[..., Report]
+    again: Callable[..., Any]
+
+
+class Report(_Asked):
+    """The answer to one question. ``again(**changes)`` asks it anew with other keyword arguments."""
 
     # --- what programs read ------------------------------------------------------------------------------------------
 

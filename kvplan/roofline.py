@@ -1,7 +1,5 @@
 """Time bounds: per term max(FLOPs / peak, bytes / bandwidth). No kernel is faster; real ones are slower."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from kvplan.catalog import Gpu

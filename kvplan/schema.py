@@ -82,7 +82,6 @@ class ModelFile(Strict):
     attention: str = ""
     provenance: str = ""
     source: Annotated[str, Field(min_length=1, max_length=2000)]
-    published_parameters_b: Annotated[float, Field(gt=0)] | None = None
     checked: datetime.date
     config: Annotated[str, Field(min_length=2)]
 

@@ -1,9 +1,6 @@
 """What a question is asked with: every flag, checked once, in the words that the command line and the API share."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvplan.catalog import Gpu, find_gpu
 from kvplan.costs import Formats, resolve_formats
@@ -27,8 +24,7 @@ RUNTIME_SOURCE = (
 )
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """Checked settings of one plan; counts are ints, names are resolved."""
 
     context: int

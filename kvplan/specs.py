@@ -1,13 +1,11 @@
 """Facts about a model, layer by layer. No arithmetic: ``weights.py`` and ``cache.py`` say what the facts imply.
 
 A layer is its mixers (attention, latent attention, recurrent state; several where a layer runs them side by side or
-one after another), its MLP, and the small tensors around them. Every class here is immutable and hashable.
+one after another), its MLP, and the small tensors around them. Every class here is a
+named tuple: immutable, hashable, and quick to define (a frozen dataclass costs a millisecond of start-up each).
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 __all__ = [
     "PLAIN",
@@ -27,6 +25,7 @@ __all__ = [
     "Storage",
     "Tower",
     "Weight",
+    "replace",
     "vector",
 ]
 
@@ -91,8 +90,19 @@ class Part(NamedTuple):
     shard: str = "heads"  # heads: split over tensor-parallel ranks; none: on every rank
 
 
-@dataclass(frozen=True)
-class Attention:
+class Indexer(NamedTuple):
+    """A lightning indexer beside attention: it scores every cached token and lets the layer read ``top_k``."""
+
+    heads: int
+    dim: int
+    top_k: int
+    weights: tuple[Weight, ...] = ()
+    store_as: str = "compute"
+    block: int = 1  # tokens that share one selection
+    shares: bool = False  # uses an earlier layer's selection: no key, no weights, no scores of its own
+
+
+class Attention(NamedTuple):
     """Softmax attention with per-head keys and values."""
 
     heads: int
@@ -114,27 +124,13 @@ class Attention:
     names: str = "q_proj k_proj v_proj o_proj"
     tie: str = ""
     cached: bool = True  # False: encoder-like attention that keeps nothing
-    index: Indexer | None = None
+    indexer: Indexer | None = None
     input_hidden: int | None = None  # width that q, k and v multiply where it is not the model's (concatenated inputs)
     transformers_keeps_all: bool = False  # the class's cache keeps every token although the layer sees a window
     expanded: bool = False  # the transformers class repeats keys and values per query head before it caches them
 
 
-@dataclass(frozen=True)
-class Indexer:
-    """A lightning indexer beside attention: it scores every cached token and lets the layer read ``top_k``."""
-
-    heads: int
-    dim: int
-    top_k: int
-    weights: tuple[Weight, ...] = ()
-    store_as: str = "compute"
-    block: int = 1  # tokens that share one selection
-    shares: bool = False  # uses an earlier layer's selection: no key, no weights, no scores of its own
-
-
-@dataclass(frozen=True)
-class Latent:
+class Latent(NamedTuple):
     """Multi-head latent attention (MLA): one compressed latent and one rotary key per token, for all heads."""
 
     heads: int
@@ -144,7 +140,7 @@ class Latent:
     rope_dim: int
     value_dim: int
     bias: str = ""  # which of a (q_a and kv_a), o carry a bias
-    index: Indexer | None = None
+    indexer: Indexer | None = None
     reads: int | None = None
     norm_params: int = 1
     extra: tuple[Weight, ...] = ()
@@ -153,8 +149,7 @@ class Latent:
     transformers_parts: tuple[Part, ...] | None = None
 
 
-@dataclass(frozen=True)
-class Recurrent:
+class Recurrent(NamedTuple):
     """A mixer with a state of fixed size: SSM, gated delta rule, linear attention, short convolution, RWKV.
 
     ``conv`` lists (channels, kernel) of each convolution state: ideal keeps kernel - 1 columns, transformers keeps
@@ -170,8 +165,7 @@ class Recurrent:
     transformers_parts: tuple[Part, ...] | None = None
 
 
-@dataclass(frozen=True)
-class Compressed:
+class Compressed(NamedTuple):
     """Attention over a window of tokens and over pooled entries further back (DeepSeek-V4's CSA and HCA).
 
     One vector of ``dim`` per entry is key and value for all heads. The newest ``window`` tokens are kept one by one;
@@ -185,7 +179,7 @@ class Compressed:
     window: int
     ratio: int = 0  # tokens pooled into one entry; 0: a window and nothing else
     overlap: bool = False
-    index: Indexer | None = None  # scores pooled entries and keeps top_k of them; it pools keys of its own
+    indexer: Indexer | None = None  # scores pooled entries and keeps top_k of them; it pools keys of its own
     reads: int | None = None
     weights: tuple[Weight, ...] = ()
     kv_weights: tuple[Weight, ...] = ()  # those that vanish with the KV: key projection and compressor
@@ -195,8 +189,7 @@ class Compressed:
 Mixer = Attention | Latent | Recurrent | Compressed
 
 
-@dataclass(frozen=True)
-class Dense:
+class Dense(NamedTuple):
     """A dense MLP: up and down, and a gate where ``gated``."""
 
     width: int
@@ -208,8 +201,7 @@ class Dense:
     extra: tuple[Weight, ...] = ()
 
 
-@dataclass(frozen=True)
-class MoE:
+class MoE(NamedTuple):
     """A mixture of experts: a router, ``experts`` of which a token visits ``active``, and shared experts for all."""
 
     experts: int
@@ -232,8 +224,7 @@ class MoE:
 MLP = Dense | MoE
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """One layer: mixers, MLPs, and the small tensors around them."""
 
     mixers: tuple[Mixer, ...] = ()
@@ -307,9 +298,7 @@ class Tower(NamedTuple):
     vectors: int = 0  # of parameters, those that no quantiser touches
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """A decoder, layer by layer, with what stands around it."""
+class _ModelFields(NamedTuple):
 
     name: str
     model_type: str
@@ -332,4 +321,20 @@ class ModelSpec:
     weight_bytes: int | None = None  # exact, where headers of real tensors were read
     weight_source: str = ""
     encoder: str = ""  # what cross-attention reads, where there is any
-    facts: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+
+
+class ModelSpec(_ModelFields):
+    """A decoder, layer by layer, with what stands around it.
+
+    A named tuple with a place to remember what was derived from it (``__dict__``): it never changes, so neither does
+    that, and a copy made by ``replace`` starts anew.
+    """
+
+
+Fact = TypeVar("Fact", bound=tuple[Any, ...])
+
+
+def replace(fact: Fact, **changes: Any) -> Fact:
+    """A copy of a spec or of a part of one with other values; raises ValueError for a field it does not have."""
+    copy: Fact = fact._replace(**changes)  # type: ignore[attr-defined]  # every fact here is a named tuple
+    return copy

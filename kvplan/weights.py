@@ -71,8 +71,8 @@ def attention_weights(hidden: int, a: Attention, layer: int) -> Iterator[Weight]
         yield vector(f"{a.module}.q_norm", width * a.qk_norm_params, a.tie and f"{a.tie}.q_norm")
     yield Weight(o, a.heads * a.value_dim, hidden, "o" in a.bias, tie=a.tie and f"{a.tie}.o", asks_encoder=a.cross)
     yield from a.extra
-    if a.index is not None and not a.index.shares:
-        yield from a.index.weights
+    if a.indexer is not None and not a.indexer.shares:
+        yield from a.indexer.weights
 
 
 def latent_weights(hidden: int, m: Latent, layer: int) -> Iterator[Weight]:
@@ -90,8 +90,8 @@ def latent_weights(hidden: int, m: Latent, layer: int) -> Iterator[Weight]:
     yield Weight(f"{m.module}.kv_b_proj", m.kv_rank, m.heads * (m.nope_dim + m.value_dim))
     yield Weight(f"{m.module}.o_proj", m.heads * m.value_dim, hidden, "o" in m.bias)
     yield from m.extra
-    if m.index is not None and not m.index.shares:
-        yield from m.index.weights
+    if m.indexer is not None and not m.indexer.shares:
+        yield from m.indexer.weights
 
 
 def mixer_weights(hidden: int, mixer: Mixer, layer: int) -> Iterator[Weight]:
@@ -220,8 +220,11 @@ def stored_bits(weight: Weight, path: str, dtype: str, quantization: Quantizatio
     if storage.format == "dtype":
         return weight.elements * plain
     assert storage.format, "the storage of an unknown quantisation has no size"
-    pieces = weight.pieces if weight.outputs % weight.pieces == 0 else 1
-    bits = pieces * storage_bits(storage, weight.inputs, weight.outputs // pieces)
+    inputs, outputs = weight.inputs, weight.outputs
+    if weight.kind == "lookup":
+        inputs, outputs = outputs, inputs  # a row is a token's vector, and groups lie inside rows
+    pieces = weight.pieces if outputs % weight.pieces == 0 else 1
+    bits = pieces * storage_bits(storage, inputs, outputs // pieces)
     return weight.copies * (bits + (weight.outputs * plain if weight.bias else 0))
 
 

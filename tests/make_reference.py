@@ -70,9 +70,16 @@ def cache_bytes(cache: Any) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
+def module_states(model: Any) -> list[Any]:
+    """State tensors that modules keep on themselves instead of in the cache object (RecurrentGemma)."""
+    names = ("conv1d_state", "recurrent_states")
+    return [vars(m)[name] for m in model.modules() for name in names if vars(m).get(name) is not None]
+
+
 def measure(raw: dict[str, Any], tokens: int, *, flops: bool = True) -> dict[str, Any]:
     """Parameters always; cache after a prefill of ``tokens`` and after one more token, and FLOPs, where the class runs on meta."""
     import torch
+    import transformers
     from torch.utils.flop_counter import FlopCounterMode
 
     model = build(raw)
@@ -89,14 +96,18 @@ def measure(raw: dict[str, Any], tokens: int, *, flops: bool = True) -> dict[str
             cache = getattr(out, "past_key_values", None)
             if cache is None:
                 cache = getattr(out, "cache_params", None) or getattr(out, "state", None)
+            if cache is None:
+                # RecurrentGemma returns no cache: it fills one that it is handed, and keeps its states in its modules
+                cache = transformers.DynamicCache(config=model.config)
+                model(input_ids=ids, use_cache=True, past_key_values=cache)
             result["tokens"] = tokens
-            result["cache_bytes"] = cache_bytes(cache)
+            result["cache_bytes"] = cache_bytes([cache, module_states(model)])
             if flops:
                 result["flops_full_all"] = counter.get_total_flops()
             step = torch.zeros((1, 1), dtype=torch.long, device="meta")
-            name = "past_key_values" if getattr(out, "past_key_values", None) is not None else "cache_params"
-            out = model(input_ids=step, use_cache=True, **{name: cache})
-            result["cache_bytes_next"] = cache_bytes(cache)
+            name = "cache_params" if getattr(out, "cache_params", None) is not None else "past_key_values"
+            model(input_ids=step, use_cache=True, **{name: cache})
+            result["cache_bytes_next"] = cache_bytes([cache, module_states(model)])
     except Exception as e:
         result["not_run"] = f"{type(e).__name__}: {str(e).splitlines()[0][:160] if str(e) else ''}"
     return result

@@ -5,11 +5,9 @@ entries up to blocks; ``prefill_tokens`` how many tokens run at once; ``prefill_
 keeps full-length tensors alive behind its windows. A new engine with known behaviour is one more entry here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
+from typing import NamedTuple
 
 from kvplan.cache import mixer_parts
 from kvplan.errors import InvalidInput, UnknownName
@@ -18,8 +16,7 @@ from kvplan.specs import Mixer, Part
 __all__ = ["ENGINES", "Engine", "find_engine"]
 
 
-@dataclass(frozen=True)
-class Engine:
+class Engine(NamedTuple):
     """One engine at one version."""
 
     name: str

@@ -42,7 +42,7 @@ def _compressed(m: Compressed) -> tuple[Part, ...]:
         if part.growth.kind != "constant":
             parts.append(part._replace(growth=_keeps(part.growth)))
             continue
-        dim = m.index.dim if m.index is not None and part.name == "index_compressor" else m.dim
+        dim = m.indexer.dim if m.indexer is not None and part.name == "index_compressor" else m.dim
         series = 2 if m.overlap else 1
         parts.append(part._replace(width=2 * series * dim, growth=Growth("remainder", m.ratio)))
         if m.overlap:

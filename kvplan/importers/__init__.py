@@ -126,9 +126,8 @@ def from_config(raw: object, name: str = "", where: str = "config.json") -> Mode
 
 
 def _finish(spec: ModelSpec, config: Config, name: str) -> ModelSpec:
-    from dataclasses import replace
-
     from kvplan.importers.quantization import read_quantization
+    from kvplan.specs import replace
 
     title = name or config.raw.get("_name_or_path") or spec.name or spec.model_type
     changes: dict[str, Any] = {"name": str(title)[:200]}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.importers import importer
 from kvplan.importers.aliases import agree, either, equal_heads
 from kvplan.importers.config import Config
 from kvplan.importers.parts import decoder, grouped_attention
-from kvplan.specs import Attention, Dense, Layer, ModelSpec, Weight
+from kvplan.specs import Attention, Dense, Layer, ModelSpec, Weight, replace
 
 FUSED = "query_key_value query_key_value query_key_value dense"
 MLP = "dense_h_to_4h dense_h_to_4h dense_4h_to_h"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.importers import importer
 from kvplan.importers.aliases import layer_windows
 from kvplan.importers.config import Config
 from kvplan.importers.parts import decoder, grouped_attention, windowed
-from kvplan.specs import Attention, Dense, Layer, ModelSpec
+from kvplan.specs import Attention, Dense, Layer, ModelSpec, replace
 
 
 def _block(c: Config, hidden: int, attention: Attention) -> Layer:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.importers import import_model, importer
 from kvplan.importers.config import Config
 from kvplan.importers.mla import DSA_EXPERTS, latent, lightning_indexer, mlp_kinds, routed, stack
 from kvplan.importers.parts import decoder, grouped_attention
 from kvplan.importers.towers import towers
-from kvplan.specs import MLP, Compressed, Dense, Indexer, Layer, ModelSpec, MoE, Weight, vector
+from kvplan.specs import MLP, Compressed, Dense, Indexer, Layer, ModelSpec, MoE, Weight, replace, vector
 
 
 @importer("deepseek")
@@ -69,7 +67,7 @@ def deepseek_v32(c: Config) -> ModelSpec:
     layers, hidden = c.layers(default=61), c.int("hidden_size", 7168)
     c.strings("layer_types", layers, ("indexed_attention", "deepseek_sparse_attention"))
     bare = latent(c, hidden, heads=128, q_rank=1536, kv_rank=512, nope=128, rope=64, value=128, direct_queries=False)
-    mixer = replace(bare, index=lightning_indexer(c, hidden, bare.q_rank or 0, heads=64))
+    mixer = replace(bare, indexer=lightning_indexer(c, hidden, bare.q_rank or 0, heads=64))
     moe = routed(c, experts=256, active=8, width=2048, shared=1, names=DSA_EXPERTS)
     dense = Dense(c.int("intermediate_size", 18432))
     sparse = mlp_kinds(c, layers, 3)
@@ -194,7 +192,7 @@ def _compressed(c: Config, hidden: int, kind: str, ratio: int, streams: int) -> 
         window=c.int("sliding_window", 128),
         ratio=ratio,
         overlap=overlap,
-        index=index,
+        indexer=index,
         weights=(
             Weight("attn.wq_a", hidden, q_rank, shard="none"),
             vector("attn.q_norm", q_rank),

@@ -6,13 +6,11 @@ The encoder runs once per sequence and caches nothing. It is a tower: counted wh
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.importers import importer
 from kvplan.importers.aliases import agree, either
 from kvplan.importers.config import Config
 from kvplan.importers.parts import decoder
-from kvplan.specs import Attention, Dense, Layer, ModelSpec, Tower, Weight
+from kvplan.specs import Attention, Dense, Layer, ModelSpec, Tower, Weight, replace
 
 NAMES = "q_proj k_proj v_proj out_proj"
 

@@ -11,7 +11,6 @@ import os
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,7 +19,7 @@ from kvplan.formats import FORMATS
 from kvplan.importers import from_config
 from kvplan.importers.config import LAYER_LIMIT, NUMBER_LIMIT
 from kvplan.importers.files import open_file
-from kvplan.specs import ModelSpec, Quantization, QuantRule, Storage
+from kvplan.specs import ModelSpec, Quantization, QuantRule, Storage, replace
 from kvplan.weights import count_parameters
 
 __all__ = ["Gguf", "Skipped", "Tensor", "architectures", "read_gguf", "spec_from_gguf"]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.importers import importer
 from kvplan.importers.config import Config
 from kvplan.importers.parts import decoder, grouped_attention, layer_windows, windowed
-from kvplan.specs import Attention, Dense, Layer, ModelSpec, MoE, Weight, vector
+from kvplan.specs import Attention, Dense, Layer, ModelSpec, MoE, Weight, replace, vector
 
 # transformers nests the text model of an outer class here
 NESTED = "model.language_model.layers"

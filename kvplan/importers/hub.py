@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from kvplan.errors import InvalidInput, KvplanError, MissingExtra, shorten
 from kvplan.importers import from_config
 from kvplan.importers.files import open_file, parse_object
 from kvplan.importers.safetensors import INDEX, INDEX_LIMIT, index_bytes
-from kvplan.specs import ModelSpec
+from kvplan.specs import ModelSpec, replace
 
 __all__ = ["spec_from_hub"]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.importers import importer
 from kvplan.importers.config import LAYER_LIMIT, Config
 from kvplan.importers.parts import decoder, grouped_attention
@@ -15,7 +13,7 @@ from kvplan.importers.recurrent import (
     mamba2,
     time_step_rank,
 )
-from kvplan.specs import Attention, Dense, Layer, ModelSpec, MoE, Recurrent, Weight, vector
+from kvplan.specs import Attention, Dense, Layer, ModelSpec, MoE, Recurrent, Weight, replace, vector
 
 
 def _mamba_heads(c: Config, inner: int, default: int = 128) -> tuple[int, int]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.importers import import_model, importer
 from kvplan.importers.config import Config
 from kvplan.importers.parts import decoder, grouped_attention
 from kvplan.importers.recurrent import ONE, gated_delta, kv_heads_default, layer_kinds, parameters
 from kvplan.importers.towers import towers
-from kvplan.specs import MLP, Attention, Dense, Latent, Layer, ModelSpec, MoE, Part, Recurrent, Weight
+from kvplan.specs import MLP, Attention, Dense, Latent, Layer, ModelSpec, MoE, Part, Recurrent, Weight, replace
 
 
 def _gated_attention(c: Config, hidden: int, heads: int, kv_heads: int) -> Attention:

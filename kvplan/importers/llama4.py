@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.importers import importer
 from kvplan.importers.config import Config
 from kvplan.importers.experts import aliased, routed
 from kvplan.importers.parts import decoder, grouped_attention
 from kvplan.importers.towers import towers
-from kvplan.specs import Dense, Layer, ModelSpec, MoE
+from kvplan.specs import Dense, Layer, ModelSpec, MoE, replace
 
 KINDS = ("full_attention", "chunked_attention")
 

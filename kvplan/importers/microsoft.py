@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.importers import importer
 from kvplan.importers.aliases import agree, either
 from kvplan.importers.config import Config
 from kvplan.importers.parts import decoder, grouped_attention
-from kvplan.specs import Attention, Dense, Layer, ModelSpec, vector
+from kvplan.specs import Attention, Dense, Layer, ModelSpec, replace, vector
 
 
 @importer("phi")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.importers import importer
 from kvplan.importers.config import Config
 from kvplan.importers.parts import decoder, grouped_attention
 from kvplan.importers.towers import towers
-from kvplan.specs import Dense, Indexer, Layer, ModelSpec, MoE, Weight, vector
+from kvplan.specs import Dense, Indexer, Layer, ModelSpec, MoE, Weight, replace, vector
 
 
 @importer("minimax_m3_vl_text", "minimax_m3")
@@ -31,7 +29,7 @@ def minimax_m3(c: Config) -> ModelSpec:
     )
     dense = Dense(c.int("dense_intermediate_size", 12288))
     sparse = _mlp_kinds(c, layers)
-    attention = {True: replace(bare, index=index), False: bare}
+    attention = {True: replace(bare, indexer=index), False: bare}
     built = {
         (i, m): Layer((attention[i],), (moe if m else dense,), norms=2 * hidden)
         for i in (True, False)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.importers import importer
 from kvplan.importers.config import Config
 from kvplan.importers.parts import decoder
-from kvplan.specs import MLP, Dense, Indexer, Latent, Layer, ModelSpec, MoE, Weight, vector
+from kvplan.specs import MLP, Dense, Indexer, Latent, Layer, ModelSpec, MoE, Weight, replace, vector
 
 __all__ = ["DSA_EXPERTS", "latent", "lightning_indexer", "mlp_kinds", "routed", "stack"]
 
@@ -163,8 +161,8 @@ def glm_moe_dsa(c: Config) -> ModelSpec:
     full = lightning_indexer(c, hidden, bare.q_rank or 0, heads=32)
     c.ignore("indexer_rope_interleave", "index_share_for_mtp_iteration")  # rotation; MTP layers are not cached
     mixers = {
-        "full": replace(bare, index=full),
-        "shared": replace(bare, index=replace(full, weights=(), shares=True)),
+        "full": replace(bare, indexer=full),
+        "shared": replace(bare, indexer=replace(full, weights=(), shares=True)),
     }
     moe = routed(c, experts=256, active=8, width=2048, shared=1, names=DSA_EXPERTS)
     dense = Dense(c.int("intermediate_size", 12288))

@@ -6,7 +6,6 @@ whose cross-attention layers keep keys and values of the image apart from the te
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from kvplan.importers import import_as, import_model, importer
@@ -16,7 +15,7 @@ from kvplan.importers.experts import aliased, routed
 from kvplan.importers.parts import decoder, grouped_attention, layer_windows, windowed
 from kvplan.importers.towers import towers
 from kvplan.importers.towers.sizes import part
-from kvplan.specs import Dense, Layer, ModelSpec, MoE, Weight, vector
+from kvplan.specs import Dense, Layer, ModelSpec, MoE, Weight, replace, vector
 
 PREFIX = "model.language_model.layers"
 
@@ -57,9 +56,16 @@ def idefics3(c: Config) -> ModelSpec:
 
 
 MISTRAL_SMALL = {
-    "model_type": "mistral", "head_dim": 128, "hidden_size": 5120, "intermediate_size": 32768,
-    "max_position_embeddings": 131072, "num_attention_heads": 32, "num_hidden_layers": 40, "num_key_value_heads": 8,
-    "sliding_window": None, "vocab_size": 131072,
+    "model_type": "mistral",
+    "head_dim": 128,
+    "hidden_size": 5120,
+    "intermediate_size": 32768,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 8,
+    "sliding_window": None,
+    "vocab_size": 131072,
 }
 
 
@@ -86,8 +92,13 @@ def qwen2_audio(c: Config) -> ModelSpec:
 
 
 MINISTRAL_3B = {
-    "vocab_size": 131072, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 30,
-    "num_key_value_heads": 8, "max_position_embeddings": 131072, "head_dim": 128,
+    "vocab_size": 131072,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 30,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "head_dim": 128,
 }
 
 

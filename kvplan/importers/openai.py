@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.importers import importer
 from kvplan.importers.aliases import either, equal_heads
 from kvplan.importers.config import Config
 from kvplan.importers.parts import decoder
-from kvplan.specs import Attention, Dense, Layer, ModelSpec
+from kvplan.specs import Attention, Dense, Layer, ModelSpec, replace
 
 FUSED = "c_attn c_attn c_attn c_proj"
 CROSS = "q_attn c_attn c_attn c_proj"

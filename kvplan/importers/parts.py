@@ -36,7 +36,7 @@ def grouped_attention(
 
 def windowed(attention: Attention, window: int | None) -> Attention:
     """The same attention under a sliding window; None leaves it full."""
-    from dataclasses import replace
+    from kvplan.specs import replace
 
     return replace(attention, window=window)
 

@@ -25,8 +25,9 @@ NESTED = ("text_config", "language_config", "llm_config", "thinker_config")
 # parameters or small matrices that no published checkpoint quantises, and DeepSeek's indexer weights stay in 16 bits.
 HEAD = QuantRule(r"(?:^|\.)lm_head$", PLAIN)
 ROUTERS = QuantRule(r"\.(?:gate|router|shared_expert_gate)(?:\.\w+)?$", PLAIN)
-INDEXER = QuantRule(r"\.weights_proj$", PLAIN)
-TOWER_WORDS = re.compile(r"vision|visual|audio|speech|image|tower|projector", re.IGNORECASE)
+# DeepSeek V4's hyper-connections and the compressors of its caches are neither.
+INDEXER = QuantRule(r"\.weights_proj$|(?:^|\.)hc_\w+\.fn$|\.compressor\.\w+$", PLAIN)
+TOWER_WORDS = ("vision", "visual", "audio", "speech", "image", "tower", "projector")
 
 
 def read_quantization(config: Config) -> tuple[Quantization | None, str | None]:
@@ -176,7 +177,7 @@ def _guarded(c: Config, key: str, text: str) -> str:
 
 
 def _says_towers(names: Iterable[str]) -> bool:
-    return any(TOWER_WORDS.search(name) for name in names)
+    return any(word in name.lower() for name in names for word in TOWER_WORDS)
 
 
 # --- what one matrix takes -------------------------------------------------------------------------------------------

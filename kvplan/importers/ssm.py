@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.importers import importer
 from kvplan.importers.config import Config
 from kvplan.importers.parts import decoder, grouped_attention
 from kvplan.importers.recurrent import ONE, mamba1, mamba2, parameters, time_step_rank
-from kvplan.specs import Dense, Layer, ModelSpec, Part, Recurrent, Weight, vector
+from kvplan.specs import Dense, Layer, ModelSpec, Part, Recurrent, Weight, replace, vector
 
 
 @importer("mamba", "falcon_mamba")

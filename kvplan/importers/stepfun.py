@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.importers import importer
 from kvplan.importers.config import Config
 from kvplan.importers.experts import aliased, routed
 from kvplan.importers.parts import decoder
 from kvplan.importers.towers import towers
-from kvplan.specs import Attention, Dense, Layer, ModelSpec, MoE, Weight
+from kvplan.specs import Attention, Dense, Layer, ModelSpec, MoE, Weight, replace
 
 KINDS = ("full_attention", "sliding_attention")
 PREFIX = "model.language_model.layers"

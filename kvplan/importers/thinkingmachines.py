@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.importers import importer
 from kvplan.importers.config import Config
 from kvplan.importers.experts import aliased, routed, sparse_layers
 from kvplan.importers.parts import decoder
-from kvplan.specs import Attention, Dense, Growth, Layer, ModelSpec, MoE, Part, Recurrent, Weight, vector
+from kvplan.specs import Attention, Dense, Growth, Layer, ModelSpec, MoE, Part, Recurrent, Weight, replace, vector
 
 KINDS = ("hybrid", "hybrid_sliding")
 

@@ -4,14 +4,11 @@ A scheme says which axes it writes; two members of a chain that write the same a
 once, after the whole chain, so the order of members does not matter.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from kvplan.errors import InvalidInput, UnknownName
-from kvplan.specs import Attention, Latent, Layer, Mixer, ModelSpec
+from kvplan.specs import Attention, Compressed, Latent, Layer, Mixer, ModelSpec, replace
 
 __all__ = ["SCHEMES", "Scheme", "apply", "attention_layers", "change_attention", "scheme"]
 
@@ -35,8 +32,7 @@ class Arguments(NamedTuple):
         return int(value)
 
 
-@dataclass(frozen=True)
-class Scheme:
+class Scheme(NamedTuple):
     """One registered scheme: its notation, the axes it writes, and where it comes from."""
 
     name: str
@@ -101,22 +97,33 @@ def attention_layers(spec: ModelSpec) -> list[int]:
     return [
         i
         for i, layer in enumerate(spec.layers)
-        if any(isinstance(m, Latent) or (isinstance(m, Attention) and not m.cross) for m in layer.mixers)
+        if any(isinstance(m, (Latent, Compressed)) or (isinstance(m, Attention) and not m.cross) for m in layer.mixers)
     ]
 
 
-def change_attention(spec: ModelSpec, change: Callable[[int, Attention | Latent], Mixer]) -> ModelSpec:
-    """The spec with every self-attention mixer replaced by ``change(layer, mixer)``."""
+def change_attention(
+    spec: ModelSpec, text: str, change: Callable[[int, Attention | Latent], Mixer], *, weights: bool
+) -> ModelSpec:
+    """The spec with every self-attention mixer replaced by ``change(layer, mixer)``.
+
+    ``weights`` says whether the change adds or drops projections: exact bytes read from headers then no longer hold.
+    Raises InvalidInput, naming the scheme ``text``, where nothing would change: no attention, or pooled entries.
+    """
+    if not attention_layers(spec):
+        raise InvalidInput("scheme", text, f"a model with attention layers ({spec.name} has none)")
 
     def mixer(i: int, m: Mixer) -> Mixer:
+        if isinstance(m, Compressed):
+            raise InvalidInput("scheme", text, "a model whose layers cache tokens one by one (this one pools them)")
         if isinstance(m, Latent) or (isinstance(m, Attention) and not m.cross):
             return change(i, m)
         return m
 
     layers: list[Layer] = [
-        replace(layer, mixers=tuple(mixer(i, m) for m in layer.mixers)) for i, layer in enumerate(spec.layers)
+        replace(layer, mixers=tuple(mixer(i, m) for m in layer.mixers))
+        for i, layer in enumerate(spec.layers)
     ]
-    return replace(spec, layers=tuple(layers), weight_bytes=None)
+    return replace(spec, layers=tuple(layers), weight_bytes=None if weights else spec.weight_bytes)
 
 
 from kvplan.schemes import heads as _heads  # noqa: E402, F401  (the files register themselves)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.errors import InvalidInput
 from kvplan.schemes import Arguments, change_attention, scheme
-from kvplan.specs import Attention, Latent, ModelSpec
+from kvplan.specs import Attention, Latent, ModelSpec, replace
 
 
 def _with_kv_heads(spec: ModelSpec, text: str, count: int | None) -> ModelSpec:
@@ -18,7 +16,7 @@ def _with_kv_heads(spec: ModelSpec, text: str, count: int | None) -> ModelSpec:
             raise InvalidInput("scheme", text, f"a number of KV heads that divides the {mixer.heads} query heads")
         return replace(mixer, kv_heads=wanted)
 
-    return change_attention(spec, change)
+    return change_attention(spec, text, change, weights=True)
 
 
 @scheme("mha", "mha", "heads", "as many KV heads as query heads", "Vaswani et al. 2017, arXiv 1706.03762")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.errors import InvalidInput
 from kvplan.schemes import Arguments, attention_layers, change_attention, scheme
-from kvplan.specs import Attention, Latent, ModelSpec
+from kvplan.specs import Attention, Latent, ModelSpec, replace
 
 
-def share(spec: ModelSpec, owners: list[int]) -> ModelSpec:
-    """The spec in which attention layer ``i`` reads the KV of attention layer ``owners[i]`` (counted among attention layers)."""
+def share(spec: ModelSpec, text: str, owners: list[int]) -> ModelSpec:
+    """The spec in which attention layer ``i`` reads the KV of layer ``owners[i]``, both counted among attention layers."""
     positions = attention_layers(spec)
     owner_of = {positions[i]: positions[owner] for i, owner in enumerate(owners)}
 
@@ -18,7 +16,7 @@ def share(spec: ModelSpec, owners: list[int]) -> ModelSpec:
         owner = owner_of[layer]
         return replace(mixer, reads=None if owner == layer else owner)
 
-    return change_attention(spec, change)
+    return change_attention(spec, text, change, weights=True)
 
 
 @scheme(
@@ -34,7 +32,7 @@ def cla(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     count = len(attention_layers(spec))
     short = count % factor
     owners = [0 if i < short else short + (i - short) // factor * factor for i in range(count)]
-    return share(spec, owners)
+    return share(spec, arguments.text, owners)
 
 
 @scheme(
@@ -54,4 +52,4 @@ def owners(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     numbers = [int(item) for item in items]
     if max(numbers) >= count:
         raise InvalidInput("scheme", arguments.text, rule)
-    return share(spec, numbers)
+    return share(spec, arguments.text, numbers)

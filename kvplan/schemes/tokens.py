@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kvplan.errors import InvalidInput
 from kvplan.schemes import Arguments, attention_layers, change_attention, scheme
-from kvplan.specs import Attention, Latent, ModelSpec
+from kvplan.specs import Attention, Latent, ModelSpec, replace
 
 
 @scheme(
@@ -35,4 +33,4 @@ def window(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
         slides = order[layer] % (int(local) + int(full)) < int(local)
         return replace(mixer, window=int(size) if slides else None, chunk=None)
 
-    return change_attention(spec, change)
+    return change_attention(spec, arguments.text, change, weights=False)

@@ -6,7 +6,7 @@ against the transformers class; windows and cells against what llama.cpp printed
 
 import json
 import struct
-from dataclasses import replace
+from kvplan.specs import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kvplan.cache import build_plan
-from kvplan.costs import hold, profile, resolve_formats
 from kvplan.errors import InvalidInput, KvplanError, UnknownName, Unsupported
 from kvplan.importers import from_config
 from kvplan.importers import gguf as gguf_reader
@@ -111,7 +110,7 @@ SAME = [
     ("mamba2", keys(64, 4096, 0, None, 0, 32768) | ssm(4, 8192, 128, 128, 8), "Mamba-Codestral-7B-v0.1", {}),
     ("jamba", keys(32, 4096, 32, [8 * (i % 8 == 4) for i in range(32)], 14336, 65536) | ssm(4, 8192, 16, 256),
      "Jamba-v0.1", {"expert_count": 16, "expert_used_count": 2}),
-    ("falcon-h1", keys(32, 2560, 10, 2, 10240, 65536, 128) | ssm(4, 3840, 128, 32, 1), "Falcon-H1-3B-Base", {}),
+    ("falcon-h1", keys(32, 2560, 10, 2, 6144, 65536, 128) | ssm(4, 4096, 256, 32, 1), "Falcon-H1-3B-Base", {}),
     ("hunyuan-moe", keys(32, 4096, 32, 8, 3072, 128167, 128), "Hunyuan-A13B-Instruct",
      moe(64, 8, 3072, expert_shared_feed_forward_length=3072)),
     ("ernie4_5-moe", keys(28, 2560, 20, 4, 12288, 103424), "ERNIE-4.5-21B-A3B-PT",
@@ -143,10 +142,9 @@ def test_a_file_describes_the_model_that_its_config_describes(tmp_path, arch, me
 
 
 def mib_at(spec, label, tokens):
-    """MiB of the parts of one kind of layer in f16 after ``tokens``, as llama.cpp prints them per cache."""
-    formats = resolve_formats(spec, "fp16", "fp16", None, None)
-    parts = [part for part in hold(profile(spec).plan, formats) if part.path.startswith(f"kv/{label}/")]
-    return sum(part.count * part.bits for part in parts) * tokens / 8 / 2**20
+    """MiB of the stores of one kind in f16 after ``tokens``, as llama.cpp prints them per cache."""
+    parts = [part for store in build_plan(spec).stores if store.label == label for part in store.parts]
+    return sum(part.heads * part.width for part in parts) * tokens * 2 / 2**20
 
 
 def test_llama_cpp_agrees_about_gemma_3_12b(tmp_path):
@@ -177,10 +175,9 @@ def test_llama_cpp_agrees_about_qwen3_next(tmp_path):
     row = next(row for row in SAME if row[0] == "qwen3next")
     spec = spec_from_gguf(write(tmp_path / "m.gguf", "qwen3next", row[1] | row[3]))
     assert mib_at(spec, "global", 4096) == 96.0
-    formats = resolve_formats(spec, "fp32", None, None, None)
-    held = {p.path: p.count * p.bits / 8 / 2**20 for p in hold(profile(spec).plan, formats) if p.is_state}
-    assert held["kv/state/recurrent"] == 72.0
-    assert round(sum(held.values()) - 72.0, 2) == 3.38
+    parts = [part for store in build_plan(spec).stores if store.label == "state" for part in store.parts]
+    mib = {name: sum(p.heads * p.width for p in parts if p.name == name) * 4 / 2**20 for name in ("conv", "recurrent")}
+    assert mib == {"conv": 3.375, "recurrent": 72.0}
 
 
 def test_llama_cpp_agrees_about_gemma_3n(tmp_path):

@@ -30,7 +30,7 @@ def test_glm_schedule_of_indexers_when_the_list_is_missing():
     assert raw["index_topk_freq"] == 4
     assert from_config(without(raw, "indexer_types")).layers == from_config(raw).layers
     few = without(raw, "indexer_types", "mlp_layer_types") | {"num_hidden_layers": 4, "index_topk_pattern": "FSFS"}
-    shares = [layer.mixers[0].index.shares for layer in from_config(few).layers]  # type: ignore[union-attr]
+    shares = [layer.mixers[0].indexer.shares for layer in from_config(few).layers]  # type: ignore[union-attr]
     assert shares == [False, True, False, True]
 
 

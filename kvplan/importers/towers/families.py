@@ -20,8 +20,12 @@ AUDIO = "model.audio_tower"
 
 # What the configuration classes take where a file has no vision_config at all.
 CLIP_L14 = {
-    "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
-    "patch_size": 14, "image_size": 336,
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "patch_size": 14,
+    "image_size": 336,
 }
 PIXTRAL = {"model_type": "pixtral", "patch_size": 14, "image_size": 1540}
 
@@ -202,7 +206,10 @@ def qwen2_audio(c: Config, hidden: int | None) -> Sizes:
     a = part(c, "audio_config")
     width = a.int("d_model", 1280)
     tower = audio.whisper(
-        width, a.layers("encoder_layers", 32), a.int("encoder_ffn_dim", 5120), a.int("num_mel_bins", 128),
+        width,
+        a.layers("encoder_layers", 32),
+        a.int("encoder_ffn_dim", 5120),
+        a.int("num_mel_bins", 128),
         a.int("max_source_positions", 1500),
     )
     return {AUDIO: tower, PROJECTOR: linear(width, _width(c, hidden, 4096))}
@@ -214,7 +221,10 @@ def voxtral(c: Config, hidden: int | None) -> Sizes:
     a, out = part(c, "audio_config"), _width(c, hidden, 3072)
     inner = a.int("intermediate_size", 5120)
     tower = audio.whisper(
-        a.int("hidden_size", 1280), a.layers(default=32), inner, a.int("num_mel_bins", 128),
+        a.int("hidden_size", 1280),
+        a.layers(default=32),
+        inner,
+        a.int("num_mel_bins", 128),
         a.int("max_source_positions", 1500),
     )
     return {AUDIO: tower, PROJECTOR: mlp(inner, out, out, bias=False)}
