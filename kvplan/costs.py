@@ -328,11 +328,12 @@ def decode_flops(p: Profile, tokens: int, batch: int, *, encoder_tokens: int = 0
 
 def resolve_formats(spec: ModelSpec, dtype: str | None, kv_dtype: str | None, k: str | None, v: str | None) -> Formats:
     """The formats of a plan: ``dtype`` for activations and state, ``kv_dtype`` for K, V and latents."""
-    compute = find_format(dtype or spec.dtype, "dtype")
+    compute = find_format(spec.dtype if dtype in (None, "auto") else dtype, "dtype")
     if compute.name not in ("fp32", "fp16", "bf16"):
         raise InvalidInput("dtype", dtype, "bf16, fp16 or fp32 (the cache has --kv-dtype)")
-    stated = kv_dtype if kv_dtype not in (None, "auto") else spec.kv_dtype
-    both = find_format(stated, "kv_dtype") if stated else compute
-    key = find_format(k, "cache_type_k") if k else both
-    value = find_format(v, "cache_type_v") if v else both
-    return Formats(compute, key, value, both if stated or not k else key)
+    stated = spec.kv_dtype if kv_dtype is None or kv_dtype == "auto" else kv_dtype
+    both = compute if stated is None else find_format(stated, "kv_dtype")
+    key = both if k is None else find_format(k, "cache_type_k")
+    value = both if v is None else find_format(v, "cache_type_v")
+    # a latent is what a key is where --cache-type-k alone is given
+    return Formats(compute, key, value, key if stated is None else both)

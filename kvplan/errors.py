@@ -33,7 +33,7 @@ class InvalidInput(KvplanError, ValueError):
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
-        return f"{place}{self.field}: got {shorten(self.value)}, allowed: {self.rule}"
+        return one_line(f"{place}{self.field}: got {shorten(self.value)}, allowed: {self.rule}")
 
 
 class UnknownName(KvplanError, KeyError):
@@ -73,7 +73,7 @@ class UnreadKeys(KvplanError):
         super().__init__(where, model_type, self.keys)
 
     def __str__(self) -> str:
-        return (
+        return one_line(
             f"{self.where}: model_type {self.model_type!r} holds cache-relevant keys that its importer does not read: "
             f"{', '.join(self.keys)}; describe the model with --layers --kv-heads --head-dim instead"
         )
@@ -98,6 +98,13 @@ class DoesNotFit(KvplanError):
     """The plan exceeds the memory it was given."""
 
     exit_code = 1
+
+
+def one_line(text: str) -> str:
+    """A message with the unprintable characters that a file's own names brought into it (line ends too) escaped."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def shorten(value: object, limit: int = 80) -> str:

@@ -109,11 +109,10 @@ def read_settings(
     if gpu_memory_utilization is not None:
         utilization = _share(gpu_memory_utilization, "gpu_memory_utilization")
     runtime = 0
-    if memory_bytes is not None:
-        kind = device.kind if device else ""
-        runtime = RUNTIME_BYTES.get(kind, RUNTIME_DEFAULT)
-        if runtime_overhead is not None:
-            runtime = parse_bytes(runtime_overhead, "runtime_overhead")
+    if runtime_overhead is not None:
+        runtime = parse_bytes(runtime_overhead, "runtime_overhead")
+    elif memory_bytes is not None:
+        runtime = RUNTIME_BYTES.get(device.kind if device else "", RUNTIME_DEFAULT)
     choice(attention_flops, "attention_flops", ("causal", "full"))
     choice(logits, "logits", ("last", "all"))
     inputs = {

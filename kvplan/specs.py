@@ -299,7 +299,6 @@ class Tower(NamedTuple):
 
 
 class _ModelFields(NamedTuple):
-
     name: str
     model_type: str
     hidden: int

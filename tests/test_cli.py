@@ -140,7 +140,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "says"), BAD, ids=lambda v: " ".join(v[-3:])[-50:] if isinstance(v, list) else "")
+@pytest.mark.parametrize(
+    ("arguments", "says"), BAD, ids=lambda v: " ".join(v[-3:])[-50:] if isinstance(v, list) else ""
+)
 def test_bad_input_is_one_clear_line(arguments: list[str], says: str | None) -> None:
     """Exit 2, one line on stderr that names what is wrong, nothing on stdout."""
     code, out, err = run(*arguments)
@@ -226,9 +228,11 @@ def test_completion_is_offered() -> None:
     ],
 )
 def test_the_core_stays_light(code: str) -> None:
-    """import kvplan and kvplan plan import none of the heavy libraries; pydantic only where untrusted presets enter."""
+    """Import kvplan and kvplan plan import none of the heavy libraries; pydantic only where untrusted presets enter."""
     heavy = "numpy sympy torch streamlit plotly rich transformers huggingface_hub pydantic"
-    script = f"import sys\n{code}\nfound = [m for m in {heavy!r}.split() if m in sys.modules]\nsys.exit(' '.join(found))"
+    script = (
+        f"import sys\n{code}\nfound = [m for m in {heavy!r}.split() if m in sys.modules]\nsys.exit(' '.join(found))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1]
     )

@@ -41,16 +41,19 @@ IDEAL = Engine(
     paged=True,
 )
 
-# name -> module that builds it, or the engine itself; modules load only when asked for.
-ENGINES: dict[str, str] = {"ideal": "", "transformers": "kvplan.engines.transformers"}
+# The engine itself, or the module whose ENGINE it is; modules load only when asked for.
+ENGINES: dict[str, Engine | str] = {
+    "ideal": IDEAL,
+    "transformers": "kvplan.engines.transformers",
+}
 
 
 def find_engine(name: str, version: str | None = None) -> Engine:
     """The engine of a name, at a version it implements. Raises UnknownName or InvalidInput."""
     if str(name).lower() not in ENGINES:
         raise UnknownName("engine", str(name), ENGINES)
-    module = ENGINES[name.lower()]
-    engine: Engine = import_module(module).ENGINE if module else IDEAL
+    entry = ENGINES[name.lower()]
+    engine: Engine = import_module(entry).ENGINE if isinstance(entry, str) else entry
     if version and engine.version and not engine.version.startswith(version):
         raise InvalidInput("engine_version", version, f"{engine.version} (the version whose rules kvplan holds)")
     if version and not engine.version:

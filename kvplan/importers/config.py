@@ -20,19 +20,75 @@ NUMBER_LIMIT = 2**40
 
 # Words in keys that change what is cached. Any such key left unread, with a value that says something, is an error.
 # Words and not a regular expression: compiling one of this size costs a tenth of a plan's whole start.
-CACHE_WORDS = tuple(
-    "sliding window layer_types layers_block_type block_type hybrid attn_type attention_type kv_lora latent kv_shar"
-    " shared_kv num_kv kv_heads key_value_heads num_key_value query_groups multi_query multi_head_latent yoco head_dim"
-    " head_size chunk_size compress index_topk index_head index_n_heads indexer sparse_attention linear_attn"
-    " linear_attention ssm mamba conv_kernel conv_L state_size d_state d_conv recurrent lightning rwkv"
-    " full_attention_interval full_attn_idxs k_eq_v kv_cache per_layer_config mixer_types".split()
+CACHE_WORDS = (
+    "sliding",
+    "window",
+    "layer_types",
+    "layers_block_type",
+    "block_type",
+    "hybrid",
+    "attn_type",
+    "attention_type",
+    "kv_lora",
+    "latent",
+    "kv_shar",
+    "shared_kv",
+    "num_kv",
+    "kv_heads",
+    "key_value_heads",
+    "num_key_value",
+    "query_groups",
+    "multi_query",
+    "multi_head_latent",
+    "yoco",
+    "head_dim",
+    "head_size",
+    "chunk_size",
+    "compress",
+    "index_topk",
+    "index_head",
+    "index_n_heads",
+    "indexer",
+    "sparse_attention",
+    "linear_attn",
+    "linear_attention",
+    "ssm",
+    "mamba",
+    "conv_kernel",
+    "conv_L",
+    "state_size",
+    "d_state",
+    "d_conv",
+    "recurrent",
+    "lightning",
+    "rwkv",
+    "full_attention_interval",
+    "full_attn_idxs",
+    "k_eq_v",
+    "kv_cache",
+    "per_layer_config",
+    "mixer_types",
 )
 CACHE_ENDS = ("_pattern", "d_kv")
 # Keys that these words catch and that change nothing: training knobs, kernels' names, vision geometry.
 HARMLESS = frozenset(
-    "use_mamba_kernels mamba_ssm_cache_dtype mamba_proj_bias use_cache cache_implementation ssm_cfg mamba_hidden_act"
-    " chunk_size_feed_forward mamba_chunk_size max_window_size conv_dim_out residual_in_fp32 window_attn_mask"
-    " img_token_compression_config compression_config".split()
+    [
+        "use_mamba_kernels",
+        "mamba_ssm_cache_dtype",
+        "mamba_proj_bias",
+        "use_cache",
+        "cache_implementation",
+        "ssm_cfg",
+        "mamba_hidden_act",
+        "chunk_size_feed_forward",
+        "mamba_chunk_size",
+        "max_window_size",
+        "conv_dim_out",
+        "residual_in_fp32",
+        "window_attn_mask",
+        "img_token_compression_config",
+        "compression_config",
+    ]
 )
 HARMLESS_STARTS = ("rescale_", "time_step_", "mamba_dt_", "keys_to_ignore")
 
@@ -195,9 +251,7 @@ class Config:
         left = [
             self.path + key
             for key, value in self.raw.items()
-            if key not in self.read
-            and value not in (None, False, 0, [], {}, "")
-            and changes_cache(key)
+            if key not in self.read and value not in (None, False, 0, [], {}, "") and changes_cache(key)
         ]
         return left + [key for child in self.children for key in child.unread()]
 

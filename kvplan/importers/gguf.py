@@ -427,7 +427,12 @@ def _llama4(f: _Facts, d: Keys) -> None:
         d["attention_chunk_size"] = f.whole("attention.chunk_size", 8192, least=1)
 
 
+def _internlm2(f: _Facts, d: Keys) -> None:
+    d.setdefault("bias", False)  # published files have none, and the class's default is true
+
+
 def _qwen(f: _Facts, d: Keys) -> None:
+    d.pop("num_key_value_heads", None)
     d["kv_channels"] = d.pop("head_dim", None) or f.hidden // max(d.get("num_attention_heads", 1), 1)
     d["seq_length"] = d["max_position_embeddings"]
 
@@ -465,7 +470,7 @@ def _gemma3n(f: _Facts, d: Keys) -> None:
     d["altup_num_inputs"] = f.whole("altup.num_inputs", 4)
     d["hidden_size_per_layer_input"] = f.whole("embedding_length_per_layer_input", 256)
     table = f.shapes.get("per_layer_token_embd.weight")
-    d["vocab_size_per_layer_input"] = table[1] if table is not None and len(table) > 1 else d["vocab_size"]
+    d["vocab_size_per_layer_input"] = table[1] if table is not None and len(table) > 1 else None
     if (left := f.tensor("laurel_l.weight")) is not None and len(left) > 1:
         d["laurel_rank"] = left[1]
 
@@ -491,7 +496,8 @@ def _gemma4(f: _Facts, d: Keys) -> None:
     d["intermediate_size"] = widths[0]
     d["use_double_wide_mlp"] = widths[-1] == 2 * widths[0]
     d["hidden_size_per_layer_input"] = f.whole("embedding_length_per_layer_input", 0)
-    d["vocab_size_per_layer_input"] = d["vocab_size"]
+    table = f.shapes.get("per_layer_token_embd.weight")
+    d["vocab_size_per_layer_input"] = table[1] if table is not None and len(table) > 1 else None
     if f.whole("expert_count", 0):
         d["enable_moe_block"] = True
         _experts(f, d)
@@ -853,7 +859,7 @@ ARCHITECTURES: dict[str, _Arch] = {
     "cohere2": _Arch("cohere2", _windows(4)),
     "olmo": _Arch("olmo"),
     "olmo2": _Arch("olmo2", _olmo2),
-    "internlm2": _Arch("internlm2"),
+    "internlm2": _Arch("internlm2", _internlm2),
     "baichuan": _Arch("baichuan"),
     "xverse": _Arch("xverse"),
     "orion": _Arch("orion"),

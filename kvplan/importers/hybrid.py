@@ -355,7 +355,9 @@ def nemotron_h(c: Config) -> ModelSpec:
         module="mixer",
     )
     # the class has no bias in attention, whatever attention_bias says
-    attention = grouped_attention(c, hidden, heads=32, kv_heads=kv_heads_default(c, 8), head_dim=128, module="mixer")
+    # the first Nemotron-H files name it attention_head_dim, as the authors' own code reads it
+    dim = c.maybe_int("attention_head_dim") or 128
+    attention = grouped_attention(c, hidden, heads=32, kv_heads=kv_heads_default(c, 8), head_dim=dim, module="mixer")
     mlp_bias = c.bool("mlp_bias")
     biases = "ud" if mlp_bias else ""
     mlp = Dense(c.int("intermediate_size", 21504), gated=False, bias=biases, module="mixer")

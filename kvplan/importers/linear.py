@@ -266,7 +266,7 @@ def minimax(c: Config) -> ModelSpec:
     return _minimax(c, kinds, "compute", "mlp", [0] * layers)
 
 
-@importer("minimax_text_01")
+@importer("minimax_text_01", "minimax_m1")
 def minimax_text_01(c: Config) -> ModelSpec:
     """MiniMax-Text-01 and M1 in the authors' shape, from their modeling_minimax_text_01.py; transformers has no class.
 

@@ -120,8 +120,7 @@ def change_attention(
         return m
 
     layers: list[Layer] = [
-        replace(layer, mixers=tuple(mixer(i, m) for m in layer.mixers))
-        for i, layer in enumerate(spec.layers)
+        replace(layer, mixers=tuple(mixer(i, m) for m in layer.mixers)) for i, layer in enumerate(spec.layers)
     ]
     return replace(spec, layers=tuple(layers), weight_bytes=None if weights else spec.weight_bytes)
 

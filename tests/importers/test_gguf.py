@@ -6,7 +6,6 @@ against the transformers class; windows and cells against what llama.cpp printed
 
 import json
 import struct
-from kvplan.specs import replace
 from pathlib import Path
 
 import pytest
@@ -14,31 +13,27 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kvplan.cache import build_plan
-from kvplan.errors import InvalidInput, KvplanError, UnknownName, Unsupported
+from kvplan.errors import InvalidInput, UnknownName, Unsupported
 from kvplan.importers import from_config
 from kvplan.importers import gguf as gguf_reader
 from kvplan.importers.gguf import architectures, read_gguf, spec_from_gguf
+from kvplan.specs import replace
 from kvplan.weights import checkpoint_bytes, count_parameters
 from tests.support import gguf_files
+from tests.support.attempts import attempt
 from tests.support.gguf_files import header, tensor, text, write
 
 CONFIGS = Path(__file__).parents[1] / "data" / "configs"
 
 
-def keys(layers, hidden, heads=None, kv=None, ffn=None, vocab=1000, head_dim=None, **more):
+def keys(layers, hidden, heads=None, kv=None, ffn=None, vocab=1000, head_dim=None):
     """The keys that nearly every file has."""
     found = {"block_count": layers, "embedding_length": hidden, "context_length": 4096, "vocab_size": vocab}
-    for name, item in (
-        ("feed_forward_length", ffn),
-        ("attention.head_count", heads),
-        ("attention.head_count_kv", kv),
-        ("attention.key_length", head_dim),
-        ("attention.value_length", head_dim),
-    ):
-        if item is not None:
-            found[name] = item
-    found.update({name.replace("__", "."): item for name, item in more.items()})
-    return found
+    optional = {
+        "feed_forward_length": ffn, "attention.head_count": heads, "attention.head_count_kv": kv,
+        "attention.key_length": head_dim, "attention.value_length": head_dim,
+    }  # fmt: skip
+    return found | {name: item for name, item in optional.items() if item is not None}
 
 
 def moe(count, active, width, **more):
@@ -51,22 +46,32 @@ def ssm(kernel, inner, state, rank, groups=None):
 
 
 MLA = {
-    "attention.key_length": 576, "attention.value_length": 512, "attention.kv_lora_rank": 512,
-    "rope.dimension_count": 64, "leading_dense_block_count": 3, "expert_shared_count": 1,
+    "attention.key_length": 576,
+    "attention.value_length": 512,
+    "attention.kv_lora_rank": 512,
+    "rope.dimension_count": 64,
+    "leading_dense_block_count": 3,
+    "expert_shared_count": 1,
 }
+
+NANO = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME"  # M Mamba, E experts, * attention
 
 # architecture, metadata as llama.cpp's converter writes it, the published config of the same model
 SAME = [
     ("llama", keys(32, 4096, 32, 8, 14336, 32000), "Mixtral-8x7B-Instruct-v0.1", moe(8, 2, 0)),
     ("qwen2", keys(28, 3584, 28, 4, 18944, 152064), "Qwen2-7B-Instruct", {}),
     (
-        "qwen2moe", keys(24, 2048, 16, 16, 5632, 151936), "Qwen1.5-MoE-A2.7B-Chat",
+        "qwen2moe",
+        keys(24, 2048, 16, 16, 5632, 151936),
+        "Qwen1.5-MoE-A2.7B-Chat",
         moe(60, 4, 1408, expert_shared_feed_forward_length=5632),
     ),
     ("qwen3", keys(36, 4096, 32, 8, 12288, 151936, 128), "Qwen3-8B", {}),
     ("qwen3moe", keys(48, 2048, 32, 4, 6144, 151936, 128), "Qwen3-30B-A3B-Thinking-2507", moe(128, 8, 768)),
     (
-        "qwen3next", keys(48, 2048, 16, 2, 5120, 151936, 256), "Qwen3-Next-80B-A3B-Instruct",
+        "qwen3next",
+        keys(48, 2048, 16, 2, 5120, 151936, 256),
+        "Qwen3-Next-80B-A3B-Instruct",
         moe(512, 10, 512, expert_shared_feed_forward_length=512) | ssm(4, 4096, 128, 32, 16),
     ),
     ("gemma", keys(18, 2048, 8, 1, 16384, 256000, 256), "gemma-2b", {}),
@@ -89,35 +94,173 @@ SAME = [
     ("exaone4", keys(64, 5120, 40, 8, 27392, 102400, 128), "EXAONE-4.0-32B", {"attention.sliding_window": 4096}),
     ("smollm3", keys(36, 2048, 16, 4, 11008, 128256), "SmolLM3-3B", {}),
     ("seed_oss", keys(64, 5120, 80, 8, 27648, 155136, 128), "Seed-OSS-36B-Instruct", {}),
-    ("minicpm3", keys(62, 2560, 40, 40, 6400, 73448), "MiniCPM3-4B", {
-        "attention.q_lora_rank": 768, "attention.kv_lora_rank": 256, "attention.key_length": 96,
-        "rope.dimension_count": 32,
-    }),
+    (
+        "minicpm3",
+        keys(62, 2560, 40, 40, 6400, 73448),
+        "MiniCPM3-4B",
+        {
+            "attention.q_lora_rank": 768,
+            "attention.kv_lora_rank": 256,
+            "attention.key_length": 96,
+            "rope.dimension_count": 32,
+        },
+    ),
     ("chatglm", keys(28, 4096, 32, 2, 13696, 65024), "chatglm3-6b", {}),
-    ("deepseek", keys(28, 2048, 16, 16, 10944, 102400), "deepseek-moe-16b-chat",
-     moe(64, 6, 1408, expert_shared_count=2, leading_dense_block_count=1)),
-    ("deepseek2", keys(61, 7168, 128, 1, 18432, 129280), "DeepSeek-V3", MLA | moe(256, 8, 2048) | {
-        "attention.key_length_mla": 192, "attention.value_length_mla": 128, "attention.q_lora_rank": 1536,
-        "expert_gating_func": 2,
-    }),
-    ("glm-dsa", keys(79, 6144, 64, 1, 12288, 154880), "GLM-5.1", MLA | moe(256, 8, 2048) | {
-        "attention.key_length_mla": 256, "attention.value_length_mla": 256, "attention.q_lora_rank": 2048,
-        "attention.indexer.head_count": 32, "attention.indexer.key_length": 128, "attention.indexer.top_k": 2048,
-        "nextn_predict_layers": 1,
-    }),
+    (
+        "deepseek",
+        keys(28, 2048, 16, 16, 10944, 102400),
+        "deepseek-moe-16b-chat",
+        moe(64, 6, 1408, expert_shared_count=2, leading_dense_block_count=1),
+    ),
+    (
+        "deepseek2",
+        keys(61, 7168, 128, 1, 18432, 129280),
+        "DeepSeek-V3",
+        MLA
+        | moe(256, 8, 2048)
+        | {
+            "attention.key_length_mla": 192,
+            "attention.value_length_mla": 128,
+            "attention.q_lora_rank": 1536,
+            "expert_gating_func": 2,
+        },
+    ),
+    (
+        "glm-dsa",
+        keys(79, 6144, 64, 1, 12288, 154880),
+        "GLM-5.1",
+        MLA
+        | moe(256, 8, 2048)
+        | {
+            "attention.key_length_mla": 256,
+            "attention.value_length_mla": 256,
+            "attention.q_lora_rank": 2048,
+            "attention.indexer.head_count": 32,
+            "attention.indexer.key_length": 128,
+            "attention.indexer.top_k": 2048,
+            "nextn_predict_layers": 1,
+        },
+    ),
     ("mamba", keys(24, 768, 0, None, 0, 50280) | ssm(4, 1536, 16, 48), "mamba-130m-hf", {}),
     ("mamba", keys(64, 4096, 0, None, 0, 65024) | ssm(4, 8192, 16, 256), "falcon-mamba-7b", {"ssm.dt_b_c_rms": True}),
     ("mamba2", keys(64, 4096, 0, None, 0, 32768) | ssm(4, 8192, 128, 128, 8), "Mamba-Codestral-7B-v0.1", {}),
-    ("jamba", keys(32, 4096, 32, [8 * (i % 8 == 4) for i in range(32)], 14336, 65536) | ssm(4, 8192, 16, 256),
-     "Jamba-v0.1", {"expert_count": 16, "expert_used_count": 2}),
+    (
+        "jamba",
+        keys(32, 4096, 32, [8 * (i % 8 == 4) for i in range(32)], 14336, 65536) | ssm(4, 8192, 16, 256),
+        "Jamba-v0.1",
+        {"expert_count": 16, "expert_used_count": 2},
+    ),
     ("falcon-h1", keys(32, 2560, 10, 2, 6144, 65536, 128) | ssm(4, 4096, 256, 32, 1), "Falcon-H1-3B-Base", {}),
-    ("hunyuan-moe", keys(32, 4096, 32, 8, 3072, 128167, 128), "Hunyuan-A13B-Instruct",
-     moe(64, 8, 3072, expert_shared_feed_forward_length=3072)),
-    ("ernie4_5-moe", keys(28, 2560, 20, 4, 12288, 103424), "ERNIE-4.5-21B-A3B-PT",
-     moe(64, 6, 1536, expert_shared_feed_forward_length=3072, leading_dense_block_count=1, interleave_moe_layer_step=1)),
+    (
+        "hunyuan-moe",
+        keys(32, 4096, 32, 8, 3072, 128167, 128),
+        "Hunyuan-A13B-Instruct",
+        moe(64, 8, 3072, expert_shared_feed_forward_length=3072),
+    ),
+    (
+        "ernie4_5-moe",
+        keys(28, 2560, 20, 4, 12288, 103424),
+        "ERNIE-4.5-21B-A3B-PT",
+        moe(
+            64,
+            6,
+            1536,
+            expert_shared_feed_forward_length=3072,
+            leading_dense_block_count=1,
+            interleave_moe_layer_step=1,
+        ),
+    ),
     ("minimax-m2", keys(62, 3072, 48, 8, 1536, 200064, 128), "MiniMax-M2.7", moe(256, 8, 1536)),
-    ("gpt-oss", keys(24, 2880, 64, 8, 2880, 201088, 64), "gpt-oss-20b",
-     moe(32, 4, 2880) | {"attention.sliding_window": 128}),
+    (
+        "gpt-oss",
+        keys(24, 2880, 64, 8, 2880, 201088, 64),
+        "gpt-oss-20b",
+        moe(32, 4, 2880) | {"attention.sliding_window": 128},
+    ),
+    ("qwen", keys(40, 5120, 40, None, 27392, 152064, 128), "Qwen-14B", {}),
+    (
+        "qwen35",
+        keys(64, 5120, 24, 4, 17408, 248320, 256) | ssm(4, 6144, 128, 48, 16),
+        "Qwen3.5-27B",
+        {"full_attention_interval": 4},
+    ),
+    (
+        "qwen35moe",
+        keys(41, 2048, 16, 2, None, 248320, 256) | ssm(4, 4096, 128, 32, 16),
+        "Qwen3.5-35B-A3B",
+        moe(256, 8, 512, expert_shared_feed_forward_length=512, nextn_predict_layers=1),
+    ),
+    (
+        "gemma3n",
+        keys(35, 2048, 8, 2, [16384] * 35, 262400, 256),
+        "gemma-3n-E4B",
+        {
+            "attention.sliding_window": 512,
+            "embedding_length_per_layer_input": 256,
+            "altup.num_inputs": 4,
+        },
+    ),
+    (
+        "gemma4",
+        keys(60, 5376, 32, [4 if i % 6 == 5 else 16 for i in range(60)], 21504, 262144, 512),
+        "gemma-4-31b-it",
+        {
+            "attention.sliding_window": 1024,
+            "attention.sliding_window_pattern": [i % 6 != 5 for i in range(60)],
+            "attention.key_length_swa": 256,
+            "attention.value_length_swa": 256,
+        },
+    ),
+    (
+        "gemma4",
+        keys(30, 2816, 16, [2 if i % 6 == 5 else 8 for i in range(30)], 2112, 262144, 512),
+        "gemma-4-26B-A4B",
+        moe(128, 8, 704)
+        | {
+            "attention.sliding_window": 1024,
+            "attention.sliding_window_pattern": [i % 6 != 5 for i in range(30)],
+            "attention.key_length_swa": 256,
+            "attention.value_length_swa": 256,
+        },
+    ),
+    ("baichuan", keys(40, 5120, 40, 40, 13696, 125696), "Baichuan2-13B-Base", {}),
+    ("orion", keys(40, 5120, 40, 40, 15360, 84608), "Orion-14B-Chat", {}),
+    ("internlm2", keys(32, 4096, 32, 8, 14336, 92544), "internlm2-7b", {}),
+    ("apertus", keys(32, 4096, 32, 8, 21504, 131072), "Apertus-8B-2509", {}),
+    (
+        "llama4",
+        keys(48, 5120, 40, 8, 16384, 202048, 128),
+        "Llama-4-Scout-17B-16E-Instruct",
+        moe(16, 1, 8192, interleave_moe_layer_step=1),
+    ),
+    (
+        "mistral4",
+        keys(36, 4096, 32, 1, 12288, 131072) | MLA | moe(128, 4, 2048),
+        "Mistral-Small-4-119B-2603",
+        {
+            "attention.key_length": 320,
+            "attention.value_length": 256,
+            "attention.kv_lora_rank": 256,
+            "attention.key_length_mla": 128,
+            "attention.value_length_mla": 128,
+            "attention.q_lora_rank": 1024,
+            "leading_dense_block_count": 0,
+        },
+    ),
+    (
+        "granitehybrid",
+        keys(40, 4096, 32, [8 * (i > 35) for i in range(40)], 768, 100352) | ssm(4, 8192, 128, 128, 1),
+        "granite-4.0-h-small",
+        {"expert_count": 72, "expert_used_count": 10, "expert_shared_feed_forward_length": 1536},
+    ),
+    (
+        "nemotron_h_moe",
+        keys(52, 2688, 32, [2 * (kind == "*") for kind in NANO], [1856 * (kind == "E") for kind in NANO], 131072, 128)
+        | ssm(4, 4096, 128, 64, 8),
+        "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
+        moe(128, 6, 1856, expert_shared_feed_forward_length=3712),
+    ),
+    ("rwkv6", keys(24, 2048, 0, None, 7168, 65536) | {"wkv.head_size": 64}, "rwkv-6-world-1b6", {}),
 ]
 
 
@@ -129,7 +272,9 @@ def published(name):
 @pytest.mark.parametrize(("arch", "metadata", "name", "more"), SAME, ids=[f"{row[0]}-{row[2]}" for row in SAME])
 def test_a_file_describes_the_model_that_its_config_describes(tmp_path, arch, metadata, name, more):
     """Same layers, same caches, same parameters as the published config.json of the model."""
-    spec = spec_from_gguf(write(tmp_path / "model.gguf", arch, metadata | {k: v for k, v in more.items() if v}))
+    spec = spec_from_gguf(
+        write(tmp_path / "model.gguf", arch, metadata | {k: v for k, v in more.items() if v or k.startswith("leading")})
+    )
     wanted = published(name)
     # a file without tensors cannot say whether the logits are tied: take that from the config
     spec = replace(spec, tied=wanted.tied)
@@ -195,6 +340,17 @@ def test_deepseek_v2_lite_has_no_query_rank(tmp_path):
         "expert_shared_count": 2,
     }  # fmt: skip
     assert count_parameters(spec_from_gguf(write(tmp_path / "m.gguf", "deepseek2", metadata))) == 15_706_484_224
+
+
+def test_lfm2_states_the_width_it_has(tmp_path):
+    """feed_forward_length is the width itself (10,752: llama.cpp's 2.6B), nothing is adjusted: 2.57 billion parameters."""
+    attends = {2, 5, 9, 13, 17, 21, 24, 27}
+    metadata = keys(30, 2048, 32, [8 * (i in attends) for i in range(30)], 10752, 65536) | {"shortconv.l_cache": 3}
+    spec = replace(spec_from_gguf(write(tmp_path / "m.gguf", "lfm2", metadata)), tied=True)
+    # MLPs 30 x 3 x 2,048 x 10,752; convolutions 22 x (4 x 2,048^2 + 3 x 2,048); attention 8 x (2.5 x 2,048^2 + 2 x 64)
+    # norms 61 x 2,048; table 65,536 x 2,048
+    mixers = 22 * (4 * 2048**2 + 3 * 2048) + 8 * (2 * 2048**2 + 2 * 2048 * 512 + 128)
+    assert count_parameters(spec) == 30 * 3 * 2048 * 10752 + mixers + 61 * 2048 + 65536 * 2048 == 2_569_272_320
 
 
 # --- per-layer arrays and patterns ------------------------------------------------------------------------------------
@@ -308,7 +464,17 @@ MATRICES, NORMS = 2 * 100 * 256 + 2 * (2 * 65_536 + 2 * 32_768 + 3 * 131_072), 5
 
 @pytest.mark.parametrize(
     ("kind", "block", "size"),
-    [(0, 1, 4), (1, 1, 2), (2, 32, 18), (8, 32, 34), (12, 256, 144), (14, 256, 210), (20, 32, 18), (39, 32, 17), (40, 64, 36)],
+    [
+        (0, 1, 4),
+        (1, 1, 2),
+        (2, 32, 18),
+        (8, 32, 34),
+        (12, 256, 144),
+        (14, 256, 210),
+        (20, 32, 18),
+        (39, 32, 17),
+        (40, 64, 36),
+    ],
 )
 def test_weight_bytes_are_the_tensors_bytes(tmp_path, kind, block, size):
     """Elements / block x bytes of the block for each tensor (libggml's table), norms in fp32."""
@@ -370,7 +536,9 @@ def test_a_file_by_the_gguf_package_reads_alike(tmp_path):
     writer.add_token_list([f"token {i}" for i in range(20_000)])
     writer.add_array("tokenizer.ggml.scores", [0.5] * 20_000)
     writer.add_chat_template("x" * 100_000)
-    writer.add_tensor("blk.0.attn_q.weight", numpy.zeros((256, 144), dtype=numpy.uint8), raw_dtype=gguf.GGMLQuantizationType.Q4_K)
+    writer.add_tensor(
+        "blk.0.attn_q.weight", numpy.zeros((256, 144), dtype=numpy.uint8), raw_dtype=gguf.GGMLQuantizationType.Q4_K
+    )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -379,7 +547,11 @@ def test_a_file_by_the_gguf_package_reads_alike(tmp_path):
     assert found.metadata["tokenizer.ggml.tokens"] == gguf_reader.Skipped(20_000)
     (described,) = found.tensors
     theirs = gguf.GGUFReader(path).tensors[0]
-    assert (described.name, described.bytes, list(described.shape)) == (theirs.name, theirs.n_bytes, theirs.shape.tolist())
+    assert (described.name, described.bytes, list(described.shape)) == (
+        theirs.name,
+        theirs.n_bytes,
+        theirs.shape.tolist(),
+    )
     assert spec_from_gguf(path).vocab == 20_000
 
 
@@ -451,7 +623,7 @@ def test_what_is_not_a_language_model(tmp_path):
     with pytest.raises(Unsupported, match="projector"):
         spec_from_gguf(write(path, "clip", {}))
     path.write_bytes(header({}))
-    with pytest.raises(InvalidInput, match="general.architecture"):
+    with pytest.raises(InvalidInput, match=r"general\.architecture"):
         spec_from_gguf(path)
     for wrong in (tmp_path, tmp_path / "absent.gguf", "a\0b"):
         with pytest.raises(InvalidInput):
@@ -473,12 +645,9 @@ def test_wrong_metadata_is_a_kvplan_error_or_a_model(tmp_path, row, key, item, d
     metadata.pop(key, None)
     if not drop:
         metadata[key] = item
-    try:
-        spec = spec_from_gguf(write(tmp_path / "m.gguf", row[0], metadata))
-    except KvplanError as error:
-        assert "\n" not in str(error)
-    else:
-        assert count_parameters(spec) > 0
+    spec, message = attempt(spec_from_gguf, write(tmp_path / "m.gguf", row[0], metadata))
+    assert "\n" not in message
+    assert spec is None or count_parameters(spec) > 0
 
 
 WHOLE = header({"general.architecture": "llama", "llama.block_count": 2, "t": ["a", "b"]}, small_tensors(12))
@@ -491,10 +660,7 @@ def test_damaged_files_are_a_kvplan_error_or_a_header(tmp_path, at, junk, cut):
     """Bytes replaced or the end cut off anywhere: a header or a KvplanError, in no time."""
     path = tmp_path / "m.gguf"
     path.write_bytes(WHOLE[:at] + junk + (b"" if cut else WHOLE[at + len(junk) :]))
-    try:
-        read_gguf(path)
-    except KvplanError as error:
-        assert "\n" not in str(error)
+    assert "\n" not in attempt(read_gguf, path)[1]
 
 
 def test_support_writes_what_the_format_says():

@@ -43,7 +43,12 @@ def asked(hub):
 def test_only_config_and_index_are_fetched(hub):
     """With an index, its total is the answer and no weight file is touched."""
     index = json.dumps({"metadata": {"total_size": 123_456}, "weight_map": {}}).encode()
-    hub.repos["org/model"] = {"config.json": CONFIG, INDEX: index, "model.safetensors": WEIGHTS, "modeling_x.py": b"1/0"}
+    hub.repos["org/model"] = {
+        "config.json": CONFIG,
+        INDEX: index,
+        "model.safetensors": WEIGHTS,
+        "modeling_x.py": b"1/0",
+    }
     spec = spec_from_hub("org/model")
     assert (spec.name, len(spec.layers), spec.weight_bytes) == ("org/model", 2, 123_456)
     assert "total_size" in spec.weight_source
@@ -91,7 +96,9 @@ def test_refusals_are_one_line(hub, name, what):
     hub.repos["org/model"] = {"config.json": CONFIG}
     hub.repos["org/gguf"] = {"model.gguf": b"GGUF"}
     hub.repos["org/text"] = {"config.json": b"\xff\xfe"}
-    hub.repos["org/unknown"] = {"config.json": b'{"model_type": "auto_map_me", "auto_map": {"AutoConfig": "evil.Config"}}'}
+    hub.repos["org/unknown"] = {
+        "config.json": b'{"model_type": "auto_map_me", "auto_map": {"AutoConfig": "evil.Config"}}'
+    }
     hub.gated.add("org/gated")
     hub.broken.add("org/broken")
     with pytest.raises(KvplanError, match=what) as caught:

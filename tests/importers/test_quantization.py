@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvplan.errors import InvalidInput, KvplanError
+from kvplan.errors import InvalidInput
 from kvplan.importers import from_config
 from kvplan.importers.config import Config
 from kvplan.importers.quantization import METHODS, read_quantization
 from kvplan.specs import Weight
 from kvplan.weights import checkpoint_bytes, storage_bits, storage_of, stored_bits
+from tests.support.attempts import attempt
 
 CONFIGS = Path(__file__).parents[1] / "data" / "configs"
 
@@ -41,7 +42,13 @@ def published(stem):
 
 def compressed(weights, format_, **more):
     group = {"targets": ["Linear"], "weights": weights}
-    return {"quant_method": "compressed-tensors", "format": format_, "ignore": ["lm_head"], "config_groups": {"g": group}, **more}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": format_,
+        "ignore": ["lm_head"],
+        "config_groups": {"g": group},
+        **more,
+    }
 
 
 INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128, "symmetric": True}
@@ -175,7 +182,10 @@ K, N = 4096, 12288
         ({"quant_method": "mxfp4"}, K * N * 4 + K * N // 32 * 8),
         ({"quant_method": "modelopt", "quant_algo": "FP8"}, K * N * 8 + 64),
         ({"quant_method": "modelopt", "quant_algo": "MXFP8"}, K * N * 8 + K * N // 32 * 8),
-        (compressed({"num_bits": 4, "type": "float", "group_size": 16}, "nvfp4-pack-quantized"), K * N * 4 + K * N // 2 + 32),
+        (
+            compressed({"num_bits": 4, "type": "float", "group_size": 16}, "nvfp4-pack-quantized"),
+            K * N * 4 + K * N // 2 + 32,
+        ),
         (compressed({**INT4, "symmetric": False}, "pack-quantized"), K * N * 4 + K // 128 * N * 20 + 128),
         (compressed({"num_bits": 8, "type": "int", "strategy": "channel"}, "int-quantized"), K * N * 8 + N * 16),
         ({"quant_method": "hqq", "nbits": 4, "group_size": 64}, K * N * 4 + K * N // 64 * 32),
@@ -277,7 +287,9 @@ def test_deepseek_v4_has_fp4_experts():
 
 def test_gptqmodel_rules():
     """dynamic: -: leaves modules alone, +: changes their bits; the first match counts."""
-    q = of({"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {"-:.*mlp.*": {}, "+:.*attn.*": {"bits": 8}}})
+    q = of(
+        {"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {"-:.*mlp.*": {}, "+:.*attn.*": {"bits": 8}}}
+    )
     assert kind(q, "model.layers.0.mlp.up_proj") == "dtype"
     assert kind(q, "model.layers.0.self_attn.q_proj") == "int8"
     assert kind(q, "model.layers.0.linear.out") == "int4"
@@ -370,9 +382,6 @@ KEYS = sorted(set(re.findall(r'c\.\w+\("(\w+)"', Path(read_quantization.__code__
 def test_any_json_is_a_kvplan_error_or_a_quantisation(method, rest):
     """Whatever stands under the keys that methods read."""
     raw = {**llama(2, 64, 4, 2, 96, 100), "quantization_config": {**rest, "quant_method": method}}
-    try:
-        size = checkpoint_bytes(from_config(raw))
-    except KvplanError as error:
-        assert "\n" not in str(error)
-    else:
-        assert size is None or size > 0
+    size, message = attempt(lambda: checkpoint_bytes(from_config(raw)))
+    assert "\n" not in message
+    assert size is None or size > 0
