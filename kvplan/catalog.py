@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from kvplan.errors import InvalidInput, UnknownName
 from kvplan.importers import from_config
+from kvplan.importers.files import open_file, parse_object
 from kvplan.specs import ModelSpec
 
 __all__ = ["Gpu", "ModelPreset", "find_gpu", "gpu_names", "load", "model_names", "model_preset", "preset_folders"]
@@ -112,7 +113,7 @@ def _find(kind: str, name: str) -> tuple[str, dict[str, Any]] | None:
         return None
     for folder in preset_folders(kind):
         path = folder / (slug + SUFFIX)
-        if path.is_file():
+        if os.path.isfile(path):
             return slug, _read(path, kind)
     for file_name, path in sorted(_files(kind).items()):
         raw = _read(path, kind)
@@ -211,7 +212,9 @@ def load(model: object) -> ModelSpec:
         raise InvalidInput("model", model, "a preset name, a path, a Hub id, a dict or a ModelSpec")
     path = Path(model).expanduser()
     looks_like_path = model.endswith((".json", ".gguf")) or model.startswith((".", "~", "/")) or os.sep * 2 in model
-    if looks_like_path or (path.exists() and (path.is_dir() or path.is_file()) and not _is_preset(model)):
+    # os.path answers False where pathlib raises (a name too long for the file system)
+    exists = os.path.isdir(path) or os.path.isfile(path)
+    if looks_like_path or (exists and not _is_preset(model)):
         return _from_path(path)
     if model.count("/") == 1:
         from kvplan.importers.hub import spec_from_hub
@@ -221,20 +224,17 @@ def load(model: object) -> ModelSpec:
 
 
 def _is_preset(name: str) -> bool:
-    return any((folder / (_slug(name) + SUFFIX)).is_file() for folder in preset_folders("models")) and "/" not in name
+    return "/" not in name and any(
+        os.path.isfile(folder / (_slug(name) + SUFFIX)) for folder in preset_folders("models")
+    )
 
 
 def _from_path(path: Path) -> ModelSpec:
     where = str(path)
-    try:
-        if path.is_dir():
-            return _from_folder(path)
-        if not path.exists():
-            raise InvalidInput("model", where, "an existing file or folder")
-        if not path.is_file():
-            raise InvalidInput("model", where, "a regular file or a folder")
-    except OSError as e:
-        raise InvalidInput("model", where, f"a readable path ({e.strerror})") from None
+    if os.path.isdir(path):
+        return _from_folder(path)
+    if not os.path.exists(path):
+        raise InvalidInput("model", where, "an existing file or folder")
     if path.suffix.lower() == ".gguf":
         from kvplan.importers.gguf import spec_from_gguf
 
@@ -261,34 +261,10 @@ def _from_folder(path: Path) -> ModelSpec:
     return spec
 
 
-def read_json(path: Path) -> object:
-    """A JSON file within bounds: at most 16 MiB, UTF-8, no NaN or infinity, numbers of sane length."""
-    where = str(path)
-    try:
-        if path.stat().st_size > CONFIG_LIMIT:
-            raise InvalidInput("config", f"{path.stat().st_size} bytes", f"at most {CONFIG_LIMIT} bytes", where)
-        with path.open("rb") as file:
-            data = file.read(CONFIG_LIMIT + 1)
-    except OSError as e:
-        raise InvalidInput("model", where, f"a readable file ({e.strerror})") from None
-    return parse_json(data, where)
-
-
-def parse_json(data: bytes | str, where: str) -> object:
-    """Parsed JSON; anything else than JSON is one clear error."""
-
-    def refuse(text: str) -> object:
-        raise InvalidInput("config", text, "finite numbers", where)
-
-    try:
-        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
-        return json.loads(text, parse_constant=refuse)
-    except UnicodeDecodeError as e:
-        raise InvalidInput("config", f"byte {e.start} is not UTF-8", "a UTF-8 JSON file", where) from None
-    except RecursionError:
-        raise InvalidInput("config", "nested too deep", "a config.json of ordinary depth", where) from None
-    except InvalidInput:
-        raise
-    except ValueError as e:
-        line = str(e).splitlines()[0][:120]
-        raise InvalidInput("config", line, "a complete JSON object", where) from None
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object from a file of at most 16 MiB."""
+    file, size = open_file(path, "model")
+    with file:
+        if size > CONFIG_LIMIT:
+            raise InvalidInput("config", f"{size} bytes", f"at most {CONFIG_LIMIT} bytes", str(path))
+        return parse_object(file.read(CONFIG_LIMIT + 1), "config", str(path))

@@ -27,7 +27,6 @@ from kvplan.specs import (
 
 __all__ = [
     "active_parameters",
-    "checkpoint_bytes",
     "count_parameters",
     "layer_weights",
     "outer_weights",
@@ -35,7 +34,6 @@ __all__ = [
     "storage_of",
     "stored_bits",
     "tower_bits",
-    "weight_path",
 ]
 
 
@@ -234,7 +232,7 @@ def storage_of(weight: Weight, path: str, quantization: Quantization | None) -> 
     if quantization is None or weight.kind not in quantised or weight.module == "positions":
         return PLAIN
     if quantization.rules:
-        names = _spellings(path)
+        names = _spellings(path, quantization.method == "mlx")
         for rule in quantization.rules:
             if any(re.search(rule.pattern, name) for name in names):
                 return rule.storage
@@ -249,18 +247,22 @@ def storage_of(weight: Weight, path: str, quantization: Quantization | None) -> 
 _SYNONYMS = (("mlp", "block_sparse_moe", "feed_forward", "ffn", "moe"), ("self_attn", "attn"))
 _FIRST = "experts.0"  # rules are written per expert; what holds for the first holds for all
 _EXPERTS = {
-    "gate_up_proj": (*(f"{_FIRST}.{name}" for name in ("gate_proj", "up_proj", "w1", "w3")), "switch_mlp.gate_proj"),
-    "up_proj": (f"{_FIRST}.up_proj", "switch_mlp.up_proj"),
-    "down_proj": (f"{_FIRST}.down_proj", f"{_FIRST}.w2", "switch_mlp.down_proj"),
+    "gate_up_proj": tuple(f"{_FIRST}.{name}" for name in ("gate_proj", "up_proj", "w1", "w3")),
+    "up_proj": (f"{_FIRST}.up_proj",),
+    "down_proj": (f"{_FIRST}.down_proj", f"{_FIRST}.w2"),
 }
+# MLX alone names experts so; for others the name would match rules meant for dense MLPs ("mlp\\.gate_proj")
+_MLX = {"gate_up_proj": "switch_mlp.gate_proj", "up_proj": "switch_mlp.up_proj", "down_proj": "switch_mlp.down_proj"}
 
 
 @lru_cache(maxsize=65536)
-def _spellings(path: str) -> tuple[str, ...]:
+def _spellings(path: str, mlx: bool) -> tuple[str, ...]:
     names = [path]
     head, experts, last = path.rpartition(".experts.")
     if experts:
         names += [f"{head}.{name}" for name in _EXPERTS.get(last, ())]
+        if mlx and last in _MLX:
+            names.append(f"{head}.{_MLX[last]}")
     for words in _SYNONYMS:
         for word in words:
             if f".{word}." in path:
@@ -270,33 +272,9 @@ def _spellings(path: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def weight_path(spec: ModelSpec, layer: int | None, weight: Weight) -> str:
-    """The full path of a tensor's module; ``layer`` None for tensors outside the layers."""
-    return weight.module if layer is None else f"{spec.prefix}.{layer}.{weight.module}"
-
-
 def tower_bits(tower: Tower, dtype: str, quantization: Quantization | None) -> int:
     """Bits of a tower. Its shapes are not kept, so a quantised one counts its elements without row ends."""
     plain = find_format(dtype).element_bits
     if quantization is None or not quantization.towers:
         return tower.parameters * plain
     return tower.vectors * plain + storage_bits(quantization.storage, tower.parameters - tower.vectors, 1)
-
-
-def checkpoint_bytes(spec: ModelSpec, dtype: str = "") -> int | None:
-    """Bytes of all tensors as the checkpoint stores them, tied ones once, each rounded up; None where unknown.
-
-    Exact bytes read from headers (``spec.weight_bytes``) are not looked at: this is what shapes say.
-    """
-    q, plain = spec.quantization, dtype or spec.dtype
-    if q is not None and not q.known:
-        return None
-    total = sum(ceildiv(tower_bits(tower, plain, q), 8) for tower in spec.towers)
-    seen: set[str] = set()
-    for layer in (None, *range(len(spec.layers))):
-        for weight in outer_weights(spec) if layer is None else layer_weights(spec, layer):
-            if weight.tie and weight.tie in seen:
-                continue
-            seen.add(weight.tie)
-            total += ceildiv(stored_bits(weight, weight_path(spec, layer, weight), plain, q), 8)
-    return int(total)

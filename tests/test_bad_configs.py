@@ -111,7 +111,10 @@ def test_an_unknown_type_names_the_nearest() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[1, 2]", b"null", b'"text"', b"\xff\xfe{}", b'{"a": NaN}', b"[" * 100_000, b'{"a":' * 5000 + b"1" + b"}" * 5000, b"{}", b'{"model_type": "llama"'],
+    [
+        b"", b"{", b"[1, 2]", b"null", b'"text"', b"\xff\xfe{}", b'{"a": NaN}', b"[" * 100_000, b"{}",
+        b'{"a":' * 5000 + b"1" + b"}" * 5000, b'{"model_type": "llama"',
+    ],
 )  # fmt: skip
 def test_files_that_are_no_config(tmp_path: Path, content: bytes) -> None:
     """Truncated, not UTF-8, a list, nothing, too deep: one line each."""

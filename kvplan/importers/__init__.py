@@ -60,7 +60,10 @@ MODULES: dict[str, str] = {
         # recurrent state, alone or beside attention
         "ssm": "mamba mamba2 falcon_mamba xlstm rwkv6 rwkv7 recurrent_gemma",
         "hybrid": "falcon_h1 jamba zamba zamba2 granitemoehybrid nemotron_h olmo_hybrid lfm2",
-        "linear": "qwen3_next qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text kimi_linear minimax minimax_text_01 minimax_m1 minimax_vl_01",
+        "linear": (
+            "qwen3_next qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text kimi_linear minimax minimax_text_01"
+            " minimax_m1 minimax_vl_01"
+        ),
         # a decoder beside towers
         "multimodal": (
             "llava idefics3 qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe qwen2_audio voxtral mllama mistral3 exaone4_5"

@@ -28,12 +28,18 @@ def open_file(path: Path, field: str) -> tuple[BinaryIO, int]:
 
 def parse_object(data: bytes, field: str, where: str) -> dict[str, object]:
     """A JSON object from bytes. Raises InvalidInput where they are not UTF-8, not JSON, or not an object."""
+
+    def refuse(constant: str) -> object:
+        raise InvalidInput(field, constant, "finite numbers", where)
+
     try:
-        value = json.loads(data.decode("utf-8-sig"))
+        value = json.loads(data.decode("utf-8-sig"), parse_constant=refuse)
     except UnicodeDecodeError as e:
         raise InvalidInput(field, f"byte {e.start} is not UTF-8", "UTF-8 JSON", where) from None
     except RecursionError:
         raise InvalidInput(field, "nested too deep", "JSON of ordinary depth", where) from None
+    except InvalidInput:
+        raise
     except ValueError as e:
         raise InvalidInput(field, str(e).splitlines()[0][:100], "a complete JSON object", where) from None
     if not isinstance(value, dict):

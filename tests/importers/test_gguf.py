@@ -18,8 +18,8 @@ from kvplan.importers import from_config
 from kvplan.importers import gguf as gguf_reader
 from kvplan.importers.gguf import architectures, read_gguf, spec_from_gguf
 from kvplan.specs import replace
-from kvplan.weights import checkpoint_bytes, count_parameters
-from tests.support import gguf_files
+from kvplan.weights import count_parameters
+from tests.support import checkpoint_bytes, gguf_files
 from tests.support.attempts import attempt
 from tests.support.gguf_files import header, tensor, text, write
 

@@ -17,7 +17,8 @@ from kvplan.importers import from_config
 from kvplan.importers.config import Config
 from kvplan.importers.quantization import METHODS, read_quantization
 from kvplan.specs import Weight
-from kvplan.weights import checkpoint_bytes, storage_bits, storage_of, stored_bits
+from kvplan.weights import storage_bits, storage_of, stored_bits
+from tests.support import checkpoint_bytes
 from tests.support.attempts import attempt
 
 CONFIGS = Path(__file__).parents[1] / "data" / "configs"
@@ -385,3 +386,17 @@ def test_any_json_is_a_kvplan_error_or_a_quantisation(method, rest):
     size, message = attempt(lambda: checkpoint_bytes(from_config(raw)))
     assert "\n" not in message
     assert size is None or size > 0
+
+
+def test_rules_for_dense_mlps_leave_experts_alone() -> None:
+    """Kimi K2.5 keeps attention, shared experts and dense MLPs in 16 bits and packs 384 experts into 4 bits.
+
+    Per expert matrix of 7,168 x 2,048, symmetric, group 32: K x N / 2 bytes, 2 bytes a group, two int64 of shape.
+    """
+    from kvplan.catalog import load
+    from kvplan.checkpoint import weight_bytes
+
+    spec = load("kimi-k2.5")
+    one = 7168 * 2048 // 2 + 7168 * 2048 // 32 * 2 + 16
+
+    assert 60 * 384 * 3 * one == weight_bytes(spec, "bf16", spec.quantization).by_category["experts"]

@@ -7,6 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kvplan.checkpoint import weight_bytes, weights_known
+from kvplan.specs import ModelSpec, replace
+
 DATA = Path(__file__).parents[1] / "data"
 CONFIGS = DATA / "configs"
 
@@ -32,3 +35,9 @@ def reference() -> dict[str, dict[str, Any]]:
     """What the transformers classes said (tests/make_reference.py), by file name."""
     rows = map(json.loads, (DATA / "reference.jsonl").read_text().splitlines())
     return {row["file"]: row for row in rows}
+
+
+def checkpoint_bytes(spec: ModelSpec) -> int | None:
+    """Bytes of the checkpoint as shapes and formats say, headers left aside; None where the method is unknown."""
+    bare = replace(spec, weight_bytes=None)
+    return weight_bytes(bare, bare.dtype, bare.quantization).total if weights_known(bare) else None
