@@ -8,7 +8,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kvplan.errors import InvalidInput
-from kvplan.specs import FULL, Attention, Compressed, Growth, Indexer, Latent, Mixer, ModelSpec, Part, Recurrent
+from kvplan.specs import (
+    FULL,
+    Attention,
+    Compressed,
+    Factored,
+    Growth,
+    Indexer,
+    Latent,
+    Mixer,
+    ModelSpec,
+    Part,
+    Recurrent,
+    Sparse,
+)
 
 __all__ = ["CachePlan", "Read", "Store", "build_plan", "longest", "mixer_growth", "mixer_parts"]
 
@@ -37,6 +50,9 @@ class Read(NamedTuple):
     index_dim: int = 0
     own: tuple[str, ...] = ()  # names of the parts it reads; () = all
     index_block: int = 1  # the indexer keeps whole blocks of this many entries
+    sparse: Sparse | None = None
+    prefill_passes: int = 1  # as the layer's
+    prefill_last: bool = False
 
 
 class CachePlan(NamedTuple):
@@ -48,6 +64,8 @@ class CachePlan(NamedTuple):
 
 def mixer_growth(mixer: Mixer) -> Growth:
     """How far back one mixer looks."""
+    if isinstance(mixer, (Attention, Latent, Factored)) and mixer.keep is not None:
+        return mixer.keep
     if isinstance(mixer, Attention):
         if mixer.cross:
             return Growth("encoder")
@@ -77,13 +95,33 @@ def mixer_parts(mixer: Mixer) -> tuple[Part, ...]:
             Part("latent", 1, mixer.kv_rank, "latent", growth, "none"),
             Part("rope", 1, mixer.rope_dim, "latent", growth, "none"),
         )
+    elif isinstance(mixer, Factored):
+        # the factor over heads splits with them; the factor over dims is needed whole on every rank
+        parts = ()
+        for name, rank in (("key", mixer.rank_k), ("value", mixer.rank_v)):
+            parts += (Part(f"{name}_heads", mixer.heads, rank, name, growth),)
+            parts += (Part(f"{name}_dims", rank, mixer.dim, name, growth, "none"),)
+        return parts
     else:
-        parts = (
-            Part("key", mixer.kv_heads, mixer.key_dim, "key", growth),
-            Part("value", mixer.kv_heads, mixer.value_dim, "value", growth),
-        )
+        parts = _attention_parts(mixer, growth)
     if mixer.indexer is not None and not mixer.indexer.shares:
         parts += (Part("index", 1, mixer.indexer.dim, mixer.indexer.store_as, growth, "none"),)
+    return parts
+
+
+def _attention_parts(a: Attention, growth: Growth) -> tuple[Part, ...]:
+    if a.pool is not None:
+        growth = Growth("window", a.pool[1])
+    key = Part("key", a.kv_heads, a.key_dim, "key", growth)
+    value = Part("value", a.kv_heads, a.value_dim, "value", growth)
+    if a.rank_k:
+        key = Part("key", 1, a.rank_k, "key", growth, "none")
+    if a.rank_v:
+        value = Part("value", 1, a.rank_v, "value", growth, "none")
+    parts = (key, value, *a.extra_parts)
+    if a.pool is not None:
+        entry = Growth("compress", a.pool[0])
+        parts += (key._replace(name="pooled_key", growth=entry), value._replace(name="pooled_value", growth=entry))
     return parts
 
 
@@ -122,7 +160,7 @@ def longest(a: Growth, b: Growth) -> Growth:
         return a
     if a.kind == "full" or b.kind == "full":
         return FULL
-    bounded = {"window", "chunk", "window_transformers"}
+    bounded = {"window", "chunk", "window_transformers", "budget"}
     if a.kind in bounded and b.kind in bounded:
         return a if a.limit >= b.limit else b
     raise InvalidInput("sharing", f"{a.kind} with {b.kind}", "layers that share a cache must grow alike")
@@ -135,19 +173,24 @@ def _label(mixer: Mixer, growth: Growth) -> str:
         return "compressed"
     if growth.kind == "full":
         return "latent" if isinstance(mixer, Latent) else "global"
-    return {"window": "local", "chunk": "chunk", "encoder": "cross"}[growth.kind]
+    return {"window": "local", "chunk": "chunk", "encoder": "cross"}.get(growth.kind, growth.kind)
 
 
 def _reads(layer: int, store: int, mixer: Mixer, growth: Growth) -> list[Read]:
+    if isinstance(mixer, Attention) and mixer.pool is not None:
+        # two looks at one store: the window of single tokens, and the pooled entries further back
+        near = _read(layer, store, mixer, Growth("window", mixer.pool[1]))
+        far = _read(layer, store, mixer, Growth("compress", mixer.pool[0]))
+        return [near._replace(own=("key", "value")), far._replace(own=("pooled_key", "pooled_value"))]
     if not isinstance(mixer, Compressed):
         return [_read(layer, store, mixer, growth)]
     dim = mixer.dim
     near = Read(layer, store, Growth("window", mixer.window), mixer.heads, dim, dim, dim, dim)
     if not mixer.ratio:
         return [near]
-    # two looks at one store: every token of the window, and the pooled entries (all, or those the indexer picks)
+    # likewise: every token of the window, and the pooled entries (all, or those the indexer picks)
     far = _indexed(Read(layer, store, growth, mixer.heads, dim, dim, dim, dim), mixer.indexer)
-    names = ("compressed", "compressor", "compressor_overlap", "index", "index_compressor", "index_compressor_overlap")
+    names = ("compressed", "compressor", "index", "index_compressor")
     return [near._replace(own=("window",)), far._replace(own=names)]
 
 
@@ -158,9 +201,23 @@ def _indexed(read: Read, index: Indexer | None) -> Read:
     return read._replace(top_k=index.top_k, index_heads=scores, index_dim=index.dim, index_block=index.block)
 
 
-def _read(layer: int, store: int, mixer: Attention | Latent | Recurrent, growth: Growth) -> Read:
+def _read(layer: int, store: int, mixer: Attention | Latent | Recurrent | Factored, growth: Growth) -> Read:
     if isinstance(mixer, Attention):
-        read = Read(layer, store, growth, mixer.heads, mixer.key_dim, mixer.value_dim, mixer.key_dim, mixer.value_dim)
+        score, value = mixer.key_dim, mixer.value_dim
+        read = Read(layer, store, growth, mixer.heads, score, value, score, value)
+        if mixer.rank_k or mixer.rank_v:
+            # per cached token: keys are expanded for every KV head, values are weighted in their own rank (absorbed)
+            expand = mixer.rank_k * mixer.kv_heads * mixer.key_dim if mixer.rank_k else 0
+            weigh = mixer.rank_v or mixer.value_dim
+            read = Read(
+                layer, store, growth, 1, mixer.heads * score, mixer.heads * value,
+                expand + mixer.heads * score, mixer.heads * weigh,
+            )  # fmt: skip
+    elif isinstance(mixer, Factored):
+        # TPA, section 3: scores from factors cost R_Q R_K h + n R_Q R_K per key, the weighted sum n R_V h
+        wide = mixer.heads * mixer.dim
+        scores = mixer.rank_q * mixer.rank_k * mixer.dim + mixer.heads * mixer.rank_q * mixer.rank_k
+        read = Read(layer, store, growth, 1, wide, wide, scores, mixer.rank_v * wide)
     elif isinstance(mixer, Latent):
         read = Read(
             layer,
@@ -174,7 +231,8 @@ def _read(layer: int, store: int, mixer: Attention | Latent | Recurrent, growth:
         )
     else:
         return Read(layer, store, growth, 0, 0, 0, 0, 0)
-    return _indexed(read, mixer.indexer)
+    read = read._replace(sparse=mixer.sparse)
+    return read if isinstance(mixer, Factored) else _indexed(read, mixer.indexer)
 
 
 def build_plan(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = mixer_parts) -> CachePlan:
@@ -223,7 +281,14 @@ def build_plan(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = 
         stores[store] = _lengthen(stores[store], parts_of(mixer), mixer, growth, i)
         reads += _reads(i, store, mixer, growth)
     reads.sort(key=lambda read: read.layer)
-    return CachePlan(tuple(stores), tuple(reads))
+    return CachePlan(tuple(stores), tuple(_as_its_layer(spec, read) for read in reads))
+
+
+def _as_its_layer(spec: ModelSpec, read: Read) -> Read:
+    layer = spec.layers[read.layer]
+    if layer.prefill_passes == 1 and not layer.prefill_last:
+        return read
+    return read._replace(prefill_passes=layer.prefill_passes, prefill_last=layer.prefill_last)
 
 
 def _lengthen(store: Store, wanted: tuple[Part, ...], reader: Mixer, growth: Growth, layer: int) -> Store:

@@ -13,7 +13,7 @@ from kvplan.cache import CachePlan, Read, build_plan, mixer_parts
 from kvplan.errors import InvalidInput
 from kvplan.formats import Format, find_format
 from kvplan.num import Num, ceil_to
-from kvplan.specs import Compressed, Growth, Mixer, ModelSpec, Part, Recurrent, Weight
+from kvplan.specs import Compressed, Growth, Layer, Mixer, ModelSpec, Part, Recurrent, Sparse, Weight
 from kvplan.weights import active_parameters, count_parameters, layer_weights, outer_weights
 
 __all__ = [
@@ -77,6 +77,8 @@ ENTRIES: dict[str, Callable[[Num, Num], Num]] = {
     "window_transformers": formulas.entries_window_transformers,
     "chunk": formulas.entries_window,
     "compress": formulas.entries_compressed,
+    "budget": formulas.entries_window,
+    "landmark": formulas.entries_landmark,
     "remainder": formulas.entries_remainder,
     "last_group": formulas.entries_last_group,
     "constant": lambda tokens, limit: limit,
@@ -116,11 +118,18 @@ def hold(plan: CachePlan, formats: Formats, tp: int = 1, layers: range | None = 
         for part in store.parts:
             format_ = formats.of(part)
             heads = formulas.heads_per_rank(part.heads, tp) if part.shard == "heads" and tp > 1 else part.heads
-            bits = formulas.row_bits(heads, part.width, format_.block, format_.block_bits)
+            bits = _entry_bits(heads, part.width, format_)
             residual_bits = heads * part.width * formats.compute.element_bits if format_.residual else 0
             path = f"kv/{store.label}/{part.name}"
             groups[Held(path, 0, part.growth, bits, format_.residual, residual_bits)] += 1
     return tuple(held._replace(layers=count) for held, count in groups.items())
+
+
+def _entry_bits(heads: int, width: int, format_: Format) -> int:
+    bits, per = format_.spread
+    if bits:
+        return int(formulas.row_bits_spread(heads, width, format_.block, format_.block_bits, bits, per))
+    return int(formulas.row_bits(heads, width, format_.block, format_.block_bits))
 
 
 def held_bytes(held: Held, tokens: Num, encoder_tokens: Num = 0, page: int = 1) -> Num:
@@ -154,6 +163,8 @@ class Profile(NamedTuple):
     reads: tuple[ReadGroup, ...]
     parts_of: Callable[[Mixer], tuple[Part, ...]]
     asking: int = 0  # weights one token multiplies besides, where there are encoder tokens
+    prefill_every: int = 0  # weights every prompt token multiplies, counted once per pass
+    prefill_once: int = 0  # weights that a prompt's last token alone multiplies
 
 
 def profile(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = mixer_parts) -> Profile:
@@ -166,24 +177,30 @@ def profile(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = mix
 
 def _profile(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]]) -> Profile:
     plan = build_plan(spec, parts_of)
-    linear = cross = mixing = logits = asking = 0
-    weights: list[Weight] = outer_weights(spec)
+    linear = cross = mixing = logits = asking = every = once = 0
+    plain = Layer()
+    weights: list[tuple[Layer, Weight]] = [(plain, w) for w in outer_weights(spec)]
     for i, layer in enumerate(spec.layers):
-        weights += layer_weights(spec, i)
+        weights += [(layer, w) for w in layer_weights(spec, i)]
         mixing += layer.mix_flops
         mixing += sum(m.mix_flops for m in layer.mixers if isinstance(m, (Recurrent, Compressed)))
-    for w in weights:
-        visited = w.copies if w.visited is None else w.visited
+    for layer, w in weights:
+        visited = (w.copies if w.visited is None else w.visited) * w.inputs * w.outputs
         if w.module == "lm_head":
-            logits += w.inputs * w.outputs
+            logits += visited
         elif w.asks_encoder:
-            asking += visited * w.inputs * w.outputs
+            asking += visited
         elif w.kind == "linear":
-            linear += visited * w.inputs * w.outputs
+            linear += visited
+            # keys and values that others read are needed of every prompt token, even where the layer is left early
+            if layer.prefill_last and not w.shard.startswith("kv"):
+                once += visited
+            else:
+                every += visited * layer.prefill_passes
         elif w.kind == "cross":
-            cross += visited * w.inputs * w.outputs
+            cross += visited
         elif w.kind == "conv":
-            mixing += 2 * visited * w.inputs * w.outputs
+            mixing += 2 * visited
     if spec.has_head and spec.tied:
         logits = (spec.embed_dim or spec.hidden) * spec.vocab
     groups: Counter[tuple[Read, tuple[Part, ...]]] = Counter()
@@ -192,7 +209,18 @@ def _profile(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]]) -> 
         groups[read._replace(layer=0, store=0), parts] += 1
     reads = tuple(ReadGroup(count, read, parts) for (read, parts), count in groups.items())
     return Profile(
-        plan, count_parameters(spec), active_parameters(spec), linear, cross, mixing, logits, reads, parts_of, asking
+        plan,
+        count_parameters(spec),
+        active_parameters(spec),
+        linear,
+        cross,
+        mixing,
+        logits,
+        reads,
+        parts_of,
+        asking,
+        every,
+        once,
     )
 
 
@@ -212,12 +240,18 @@ def read_bytes(group: ReadGroup, formats: Formats, tokens: int, encoder_tokens: 
             seen = entries(part.growth, tokens, encoder_tokens)
         elif part.name == "index":
             seen = _keys(read.growth, tokens, encoder_tokens) if read.index_heads else 0
+        elif part.growth.kind == "compress" and read.growth.kind != "compress":
+            seen = entries(part.growth, tokens + 1, encoder_tokens)
         else:
             seen = _kept(read, tokens, encoder_tokens)
         format_ = formats.of(part)
         heads = formulas.heads_per_rank(part.heads, tp) if part.shard == "heads" and tp > 1 else part.heads
-        bits = formulas.row_bits(heads, part.width, format_.block, format_.block_bits)
-        total += formulas.part_bytes(seen, bits)
+        bits = _entry_bits(heads, part.width, format_)
+        if format_.residual:
+            plain = heads * part.width * formats.compute.element_bits
+            total += formulas.part_bytes_residual(seen, bits, format_.residual, plain)
+        else:
+            total += formulas.part_bytes(seen, bits)
     return group.layers * total
 
 
@@ -225,18 +259,24 @@ def _keys(growth: Growth, tokens: Num, encoder_tokens: Num) -> Num:
     """Keys the next query looks at after ``tokens`` cached."""
     if growth.kind == "encoder":
         return encoder_tokens
-    if growth.kind == "window":
+    if growth.kind in ("window", "budget"):
         return formulas.entries_window(tokens + 1, growth.limit)
     if growth.kind == "chunk":
         return formulas.keys_chunk(tokens, growth.limit)
+    if growth.kind == "landmark":
+        return formulas.entries_landmark(tokens + 1, growth.limit)
     if growth.kind == "compress":
         return formulas.entries_compressed(tokens + 1, growth.limit)
     return tokens + 1
 
 
 def _kept(read: Read, tokens: Num, encoder_tokens: Num) -> Num:
-    """Of the keys the next query looks at, those that an indexer leaves it."""
+    """Of the keys the next query looks at, those that an indexer or a sparse pattern leaves it."""
     keys = _keys(read.growth, tokens, encoder_tokens)
+    if read.sparse is not None:
+        if read.sparse.stride:
+            return formulas.keys_sparse(keys, read.sparse.fixed, read.sparse.stride)
+        return formulas.entries_window(keys, read.sparse.fixed)
     if read.top_k is None:
         return keys
     if read.growth.kind == "full" and read.index_block > 1:
@@ -287,23 +327,41 @@ def _kept_pairs(read: Read, tokens: Num, top_k: int) -> Num:
     return formulas.pairs_blocks(tokens, top_k, read.index_block)
 
 
+def _sparse_pairs(sparse: Sparse, tokens: int) -> Num:
+    """Of the causal pairs, those that a pattern reads when the prompt's queries read sparsely too."""
+    if sparse.stride:
+        return formulas.pairs_sparse(tokens, sparse.fixed, sparse.stride)
+    return formulas.pairs_window(tokens, sparse.fixed)
+
+
 def prefill_flops(
     p: Profile, tokens: int, batch: int, *, full: bool, all_logits: bool, encoder_tokens: int = 0
 ) -> Flops:
     """FLOPs of one prefill of ``batch`` prompts of ``tokens``; MLA is expanded, as prefill kernels run it."""
-    per_token = p.linear + (p.asking if encoder_tokens else 0)
-    linear = formulas.linear_flops(batch * tokens, per_token) + formulas.linear_flops(batch * encoder_tokens, p.cross)
+    asking = p.asking if encoder_tokens else 0
+    # a prompt whose every position needs logits cannot leave early
+    early = not all_logits
+    every, once = (p.prefill_every, p.prefill_once) if early else (p.prefill_every + p.prefill_once, 0)
+    linear = formulas.linear_flops(batch * tokens, every + asking) + formulas.linear_flops(batch, once)
+    linear += formulas.linear_flops(batch * encoder_tokens, p.cross)
     attention = batch * tokens * p.mixing
     for group in p.reads:
         r = group.read
         if not r.heads:
             continue
+        times = group.layers * batch * r.prefill_passes
+        if r.prefill_last and early:
+            keys = _kept(r, tokens - 1, encoder_tokens)
+            attention += times * formulas.attention_flops(keys, r.heads, r.score_dim, r.value_dim)
+            continue
         pairs = _pairs(r.growth, tokens, encoder_tokens, full)
         if r.top_k is not None:
             # the indexer scores every pair, attention visits what it keeps of them
-            attention += group.layers * batch * 2 * pairs * r.index_heads * r.index_dim
+            attention += times * 2 * pairs * r.index_heads * r.index_dim
             pairs = pairs if full else _kept_pairs(r, tokens, r.top_k)
-        attention += group.layers * batch * formulas.attention_flops(pairs, r.heads, r.score_dim, r.value_dim)
+        elif r.sparse is not None and r.sparse.prefill and not full:
+            pairs = _sparse_pairs(r.sparse, tokens)
+        attention += times * formulas.attention_flops(pairs, r.heads, r.score_dim, r.value_dim)
     logits = formulas.linear_flops(batch * (tokens if all_logits else 1), p.logits)
     return Flops(linear, attention, logits)
 
@@ -319,7 +377,7 @@ def decode_flops(p: Profile, tokens: int, batch: int, *, encoder_tokens: int = 0
         keys = _keys(r.growth, tokens, encoder_tokens)
         if r.top_k is not None:
             attention += group.layers * batch * 2 * keys * r.index_heads * r.index_dim
-            keys = _kept(r, tokens, encoder_tokens)
+        keys = _kept(r, tokens, encoder_tokens)
         attention += (
             group.layers * batch * formulas.attention_flops(keys, r.heads, r.decode_score_dim, r.decode_value_dim)
         )
@@ -333,6 +391,8 @@ def resolve_formats(spec: ModelSpec, dtype: str | None, kv_dtype: str | None, k:
         raise InvalidInput("dtype", dtype, "bf16, fp16 or fp32 (the cache has --kv-dtype)")
     stated = spec.kv_dtype if kv_dtype is None or kv_dtype == "auto" else kv_dtype
     both = compute if stated is None else find_format(stated, "kv_dtype")
+    if kv_dtype is None:
+        k, v = k or spec.cache_type_k, v or spec.cache_type_v
     key = both if k is None else find_format(k, "cache_type_k")
     value = both if v is None else find_format(v, "cache_type_v")
     # a latent is what a key is where --cache-type-k alone is given

@@ -22,15 +22,16 @@ class Format(NamedTuple):
     source: str
     residual: int = 0  # newest tokens kept in the compute dtype (KIVI's window)
     compute: str = ""  # which TFLOPS column multiplies it; "" = none, it is expanded first
+    spread: tuple[int, int] = (0, 1)  # (bits, per elements) wherever they lie: outliers, scales of scales
 
     @property
     def bits_per_element(self) -> float:
         """Average bits per element, metadata included; for people, never for sums."""
-        return self.block_bits / self.block
+        return self.block_bits / self.block + self.spread[0] / self.spread[1]
 
     def row_bits(self, width: int) -> int:
         """Bits of one row of ``width`` elements; a row starts a new block."""
-        return -(-width // self.block) * self.block_bits
+        return -(-width // self.block) * self.block_bits + -(-width * self.spread[0] // self.spread[1])
 
 
 GGML = "ggml block table as libggml reports it (ggml/src/ggml.c type_traits)"
@@ -65,9 +66,10 @@ FORMATS: dict[str, Format] = {
         Format(
             "nf4_dq",
             4,
-            16384,
-            16384 * 4 + 256 * 8 + 32,
+            64,
+            64 * 4 + 8,
             "bitsandbytes NF4 with double quantisation: 8-bit absmax per 64, fp32 per 256 of those",
+            spread=(32, 64 * 256),
         ),
         Format("mxfp8", 8, 32, 32 * 8 + 8, OCP, 0, "fp8"),
         Format("mxfp6", 6, 32, 32 * 6 + 8, OCP),
@@ -128,7 +130,8 @@ def find_format(text: object, field: str = "dtype") -> Format:
     """The format of a name, e.g. ``bf16``, ``q8_0``, ``int4`` or ``int2:g=32,scale=16,zero=16,residual=128``.
 
     Options of the int formats: ``g`` elements per group (0: no scales), ``scale`` and ``zero`` bits per group,
-    ``residual`` newest tokens kept in the compute dtype. Raises UnknownName or InvalidInput.
+    ``residual`` newest tokens kept in the compute dtype, ``outliers`` per mille kept apart in 32 bits each (an fp16
+    value and its place, KVQuant). Raises UnknownName or InvalidInput.
 
     >>> find_format("fp8").name, find_format("q8_0").bits_per_element
     ('fp8_e4m3', 8.5)
@@ -146,16 +149,19 @@ def find_format(text: object, field: str = "dtype") -> Format:
 
 
 def _with_options(base: Format, options: str, field: str, text: str) -> Format:
-    rule = "FORMAT:g=32,scale=16,zero=16,residual=128 on one of int8, int4, int3, int2"
+    rule = "FORMAT:g=32,scale=16,zero=16,residual=128,outliers=10 on one of int8, int4, int3, int2"
     if not base.name.startswith("int"):
         raise InvalidInput(field, text, rule)
-    given = {"g": base.block, "scale": 16, "zero": 16, "residual": 0}
+    given = {"g": base.block, "scale": 16, "zero": 16, "residual": 0, "outliers": 0}
     for item in options.split(","):
         key, equals, value = item.strip().partition("=")
         if not equals or key not in given or not (value.isascii() and value.isdigit() and len(value) < 8):
             raise InvalidInput(field, text, rule)
         given[key] = int(value)
+    if given["outliers"] > 1000:
+        raise InvalidInput(field, text, "outliers in per mille, at most 1000")
+    changed = base._replace(name=text, residual=given["residual"], spread=(32 * given["outliers"], 1000))
     if given["g"] == 0:
-        return base._replace(name=text, block=1, block_bits=base.element_bits, residual=given["residual"])
+        return changed._replace(block=1, block_bits=base.element_bits)
     bits = given["g"] * base.element_bits + given["scale"] + given["zero"]
-    return base._replace(name=text, block=given["g"], block_bits=bits, residual=given["residual"])
+    return changed._replace(block=given["g"], block_bits=bits)

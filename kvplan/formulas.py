@@ -41,12 +41,22 @@ def entries_last_group(tokens: Num, ratio: Num) -> Num:
     return ratio * minimum(ceildiv(tokens - ratio + 1, ratio), 1)
 
 
+def entries_landmark(tokens: Num, block: Num) -> Num:
+    """Entries when every complete block of `block` tokens carries a landmark of its own (arXiv 2305.16300)."""
+    return tokens + ceildiv(tokens - block + 1, block)
+
+
 # --- bytes -----------------------------------------------------------------------------------------------------------
 
 
 def row_bits(heads: Num, width: Num, block: Num, block_bits: Num) -> Num:
     """Bits of one cache entry: each head's row is cut into blocks that carry their own scales."""
     return heads * ceildiv(width, block) * block_bits
+
+
+def row_bits_spread(heads: Num, width: Num, block: Num, block_bits: Num, bits: Num, per: Num) -> Num:
+    """Bits of one cache entry with `bits` more for every `per` elements wherever they lie: outliers, scales of scales."""
+    return heads * ceildiv(width, block) * block_bits + ceildiv(heads * width * bits, per)
 
 
 def part_bytes(entries: Num, bits_per_entry: Num) -> Num:
@@ -119,6 +129,19 @@ def pairs_blocks(tokens: Num, top_k: Num, block: Num) -> Num:
 def keys_blocks(tokens: Num, top_k: Num, block: Num) -> Num:
     """Keys the next query keeps after `tokens` cached: all, or whole blocks and its own block as far as it goes."""
     return minimum(tokens + 1, top_k - block + keys_chunk(tokens, block))
+
+
+def keys_sparse(keys: Num, fixed: Num, stride: Num) -> Num:
+    """Of `keys` entries those read: `fixed` always, and one more per `stride` (Quest's pages, NSA's pooled tokens)."""
+    return minimum(keys, fixed + ceildiv(keys, stride))
+
+
+def pairs_sparse(tokens: Num, fixed: Num, stride: Num) -> Num:
+    """Pairs when every query reads min(i, fixed + ceil(i / stride)) keys; `stride` is at least 2."""
+    head = minimum(tokens, fixed + ceildiv(fixed - stride + 2, stride - 1) + 1)
+    ones = tokens - head
+    blocks = pairs_compressed(tokens - 1, stride) - pairs_compressed(head - 1, stride)
+    return ceildiv(head * (head + 1), 2) + ones * (fixed + 1) + blocks
 
 
 def keys_chunk(tokens: Num, chunk: Num) -> Num:

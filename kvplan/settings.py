@@ -198,7 +198,9 @@ def _weight_format(spec: ModelSpec, weight_dtype: str | None) -> Quantization | 
     if wanted.residual:
         raise InvalidInput("weight_dtype", weight_dtype, "a format without a residual window")
     keep = QuantRule(r"^lm_head$|\.(gate|router)$", PLAIN)
-    return Quantization(f"weight_dtype {wanted.name}", Storage(wanted.name, wanted.block, wanted.block_bits), (keep,))
+    bits, per = wanted.spread
+    storage = Storage(wanted.name, wanted.block, wanted.block_bits, flat=((per, bits),) if bits else ())
+    return Quantization(f"weight_dtype {wanted.name}", storage, (keep,))
 
 
 def _check_parallel(spec: ModelSpec, tp: int, pp: int, dp: int) -> None:

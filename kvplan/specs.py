@@ -12,16 +12,19 @@ __all__ = [
     "Attention",
     "Compressed",
     "Dense",
+    "Factored",
     "Growth",
     "Indexer",
     "Latent",
     "Layer",
     "MoE",
     "ModelSpec",
+    "Offload",
     "Part",
     "QuantRule",
     "Quantization",
     "Recurrent",
+    "Sparse",
     "Storage",
     "Tower",
     "Weight",
@@ -68,7 +71,8 @@ class Growth(NamedTuple):
 
     kind: ``full`` S | ``window`` min(S, limit) | ``chunk`` min(S, limit), attention restarts every ``limit`` tokens |
     ``compress`` one entry per ``limit`` tokens, complete groups only | ``constant`` ``limit`` entries whatever S is |
-    ``encoder`` one entry per encoder token. Of a compressor's rolling buffer, as transformers keeps it:
+    ``encoder`` one entry per encoder token | ``budget`` min(S, limit) after a prompt that was attended to in full (H2O, SnapKV) |
+    ``landmark`` S and one more per complete block of ``limit``. Of a compressor's rolling buffer, as transformers keeps it:
     ``remainder`` S mod limit tokens of the open group | ``last_group`` the newest complete group, ``limit`` tokens.
     """
 
@@ -102,6 +106,17 @@ class Indexer(NamedTuple):
     shares: bool = False  # uses an earlier layer's selection: no key, no weights, no scores of its own
 
 
+class Sparse(NamedTuple):
+    """Reading little of a cache that keeps everything: some entries always, and one more per ``stride`` entries.
+
+    Quest, NSA, SparseK: a query reads min(n, fixed + ceil(n / stride)) of n entries; stride 0 adds none.
+    """
+
+    fixed: int
+    stride: int = 0
+    prefill: bool = False  # the prompt's queries read sparsely too
+
+
 class Attention(NamedTuple):
     """Softmax attention with per-head keys and values."""
 
@@ -128,6 +143,13 @@ class Attention(NamedTuple):
     input_hidden: int | None = None  # width that q, k and v multiply where it is not the model's (concatenated inputs)
     transformers_keeps_all: bool = False  # the class's cache keeps every token although the layer sees a window
     expanded: bool = False  # the transformers class repeats keys and values per query head before it caches them
+    keep: Growth | None = None  # what a scheme on the tokens axis keeps, instead of window and chunk
+    pool: tuple[int, int] | None = None  # (tokens pooled into one entry, window of single tokens beside them)
+    sparse: Sparse | None = None
+    rank_k: int = 0  # keys are cached as this many elements per token, expanded when read; 0: as they are
+    rank_v: int = 0
+    extra_parts: tuple[Part, ...] = ()  # beside keys and values in the same store
+    merged: bool = False  # reads another layer's store but keeps its own projections (MiniCache)
 
 
 class Latent(NamedTuple):
@@ -147,6 +169,27 @@ class Latent(NamedTuple):
     module: str = "self_attn"
     # What the transformers class caches when it is not latent + rope: e.g. expanded per-head keys and values.
     transformers_parts: tuple[Part, ...] | None = None
+    keep: Growth | None = None
+    sparse: Sparse | None = None
+
+
+class Factored(NamedTuple):
+    """Tensor-product attention: a token's keys are ``rank_k`` products of a vector over heads and one over dims.
+
+    Cached per token: (rank_k + rank_v) * (heads + dim) elements (TPA, arXiv 2501.06425).
+    """
+
+    heads: int
+    dim: int
+    rank_q: int
+    rank_k: int
+    rank_v: int
+    bias: str = ""
+    reads: int | None = None
+    keep: Growth | None = None
+    sparse: Sparse | None = None
+    extra: tuple[Weight, ...] = ()
+    module: str = "self_attn"
 
 
 class Recurrent(NamedTuple):
@@ -186,7 +229,7 @@ class Compressed(NamedTuple):
     mix_flops: int = 0  # FLOPs per token of what surrounds the mixer without weights (mixing of residual streams)
 
 
-Mixer = Attention | Latent | Recurrent | Compressed
+Mixer = Attention | Latent | Recurrent | Compressed | Factored
 
 
 class Dense(NamedTuple):
@@ -232,6 +275,8 @@ class Layer(NamedTuple):
     norms: int = 0  # elements of all norms outside mixers and MLPs
     extra: tuple[Weight, ...] = ()
     mix_flops: int = 0  # FLOPs per token of products between activations, where no weight takes part (AltUp)
+    prefill_passes: int = 1  # times a prompt runs through it (LCKV's iterated block)
+    prefill_last: bool = False  # a prompt's last token alone runs through it (YOCO's cross-decoder)
 
 
 class Storage(NamedTuple):
@@ -298,6 +343,13 @@ class Tower(NamedTuple):
     vectors: int = 0  # of parameters, those that no quantiser touches
 
 
+class Offload(NamedTuple):
+    """Where a cache lies (FlexGen): shares of it in host memory and on disk; the rest stays on the GPU."""
+
+    cpu: float = 0.0
+    disk: float = 0.0
+
+
 class _ModelFields(NamedTuple):
     name: str
     model_type: str
@@ -320,6 +372,9 @@ class _ModelFields(NamedTuple):
     weight_bytes: int | None = None  # exact, where headers of real tensors were read
     weight_source: str = ""
     encoder: str = ""  # what cross-attention reads, where there is any
+    cache_type_k: str | None = None  # formats that a scheme on the bits axis asks for
+    cache_type_v: str | None = None
+    offload: Offload = Offload()
 
 
 class ModelSpec(_ModelFields):

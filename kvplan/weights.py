@@ -13,6 +13,7 @@ from kvplan.specs import (
     Attention,
     Compressed,
     Dense,
+    Factored,
     Latent,
     Layer,
     Mixer,
@@ -42,24 +43,20 @@ def attention_weights(hidden: int, a: Attention, layer: int) -> Iterator[Weight]
     q, k, v, o = (f"{a.module}.{name}" for name in a.names.split())
     width_in = a.input_hidden or hidden
     yield Weight(q, width_in, a.heads * a.key_dim, "q" in a.bias, tie=a.tie and f"{a.tie}.q", asks_encoder=a.cross)
-    if a.reads is None or a.reads == layer:
-        kind = "cross" if a.cross else "linear"
+    if a.reads is None or a.reads == layer or a.merged:
         source = a.cross_hidden or width_in
-        yield Weight(
-            k, source, a.kv_heads * a.key_dim, "k" in a.bias, 1, None, f"kv{a.kv_heads}", kind, a.tie and f"{a.tie}.k"
-        )
+        plain = Weight("", source, 0, shard=f"kv{a.kv_heads}", kind="cross" if a.cross else "linear")
+        sides = [(k, "k", a.kv_heads * a.key_dim, a.rank_k)]
         if not a.value_is_key:
-            yield Weight(
-                v,
-                source,
-                a.kv_heads * a.value_dim,
-                "v" in a.bias,
-                1,
-                None,
-                f"kv{a.kv_heads}",
-                kind,
-                a.tie and f"{a.tie}.v",
+            sides.append((v, "v", a.kv_heads * a.value_dim, a.rank_v))
+        for module, letter, width, rank in sides:
+            whole = plain._replace(
+                module=module, outputs=width, bias=letter in a.bias, tie=a.tie and f"{a.tie}.{letter}"
             )
+            if rank:
+                yield whole._replace(module=f"{module}.down", outputs=rank, bias=False, shard="none")
+                whole = whole._replace(module=f"{module}.up", inputs=rank)
+            yield whole
         yield from a.kv_extra
         if a.qk_norm:
             width = a.key_dim * (a.kv_heads if a.qk_norm == "all" else 1)
@@ -92,6 +89,18 @@ def latent_weights(hidden: int, m: Latent, layer: int) -> Iterator[Weight]:
         yield from m.indexer.weights
 
 
+def factored_weights(hidden: int, f: Factored, layer: int) -> Iterator[Weight]:
+    """Projections of TPA: per rank one vector over heads and one over dims for queries, keys and values (Table 1)."""
+    ranks = [("q", f.rank_q)]
+    if f.reads is None or f.reads == layer:
+        ranks += [("k", f.rank_k), ("v", f.rank_v)]
+    for letter, rank in ranks:
+        yield Weight(f"{f.module}.{letter}_heads", hidden, rank * f.heads)
+        yield Weight(f"{f.module}.{letter}_dims", hidden, rank * f.dim, shard="none")
+    yield Weight(f"{f.module}.o_proj", f.heads * f.dim, hidden, "o" in f.bias)
+    yield from f.extra
+
+
 def mixer_weights(hidden: int, mixer: Mixer, layer: int) -> Iterator[Weight]:
     """Tensors of one mixer."""
     if isinstance(mixer, Attention):
@@ -101,6 +110,8 @@ def mixer_weights(hidden: int, mixer: Mixer, layer: int) -> Iterator[Weight]:
     if isinstance(mixer, Compressed):
         owns = mixer.reads is None or mixer.reads == layer
         return iter(mixer.weights + mixer.kv_weights if owns else mixer.weights)
+    if isinstance(mixer, Factored):
+        return factored_weights(hidden, mixer, layer)
     return iter(mixer.weights)
 
 

@@ -58,7 +58,8 @@ def test_three_worlds_agree(name: str, data: st.DataObject) -> None:
     """Ints, float64 arrays, SymPy symbols and numbers that remember their names give the same answer."""
     f = FORMULAS[name]
     parameters = list(inspect.signature(f).parameters)
-    numbers = {p: data.draw(st.integers(1, 2000), label=p) for p in parameters}
+    # a stride of one would read everything; formulas say that it starts at two
+    numbers = {p: data.draw(st.integers(2 if p == "stride" else 1, 2000), label=p) for p in parameters}
     exact = f(**numbers)
 
     array = f(**{p: np.array([float(n), float(n)]) for p, n in numbers.items()})
@@ -86,6 +87,16 @@ def test_pairs_count_what_the_masks_allow(tokens: int, limit: int, top: int) -> 
     assert some == formulas.pairs_compressed_topk(tokens, limit, top)
     assert tokens * (tokens + 1) // 2 == formulas.pairs_causal(tokens)
     assert tokens % limit + 1 == formulas.keys_chunk(tokens, limit)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tokens=st.integers(1, 300), fixed=st.integers(1, 90), stride=st.integers(2, 40))
+def test_sparse_pairs_count_what_is_read(tokens: int, fixed: int, stride: int) -> None:
+    """Each query reads min(i, fixed + ceil(i / stride)) keys, one by one."""
+    read = [min(i, fixed + -(-i // stride)) for i in range(1, tokens + 1)]
+
+    assert sum(read) == formulas.pairs_sparse(tokens, fixed, stride)
+    assert read[-1] == formulas.keys_sparse(tokens, fixed, stride)
 
 
 def test_symbols_stay_symbols() -> None:

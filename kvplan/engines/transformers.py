@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvplan.cache import mixer_parts
 from kvplan.engines import Engine
-from kvplan.specs import FULL, Attention, Compressed, Growth, Mixer, Part, Recurrent
+from kvplan.specs import FULL, Attention, Compressed, Growth, Latent, Mixer, Part, Recurrent
 
 __all__ = ["ENGINE", "parts_of"]
 
@@ -17,7 +17,7 @@ def parts_of(mixer: Mixer) -> tuple[Part, ...]:
     """
     if isinstance(mixer, Compressed):
         return _compressed(mixer)
-    if not isinstance(mixer, Attention) and mixer.transformers_parts is not None:
+    if isinstance(mixer, (Latent, Recurrent)) and mixer.transformers_parts is not None:
         return mixer.transformers_parts
     parts = mixer_parts(mixer)
     if isinstance(mixer, Recurrent):
