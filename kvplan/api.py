@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvplan import schemes
 from kvplan.catalog import load
 from kvplan.errors import InvalidInput
 from kvplan.planner import answer
@@ -82,6 +81,9 @@ def shared(spec: ModelSpec, scheme: str) -> ModelSpec:
     if scheme not in memo:
         if len(memo) > 256:
             memo.clear()
+        # imported when a scheme is asked for: there are many small files, and a plain plan needs none
+        from kvplan import schemes
+
         memo[scheme] = schemes.apply(spec, scheme)
     return memo[scheme]
 

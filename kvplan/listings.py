@@ -8,7 +8,6 @@ from kvplan.catalog import find_gpu, gpu_names, load, model_names, model_preset
 from kvplan.engines import ENGINES, find_engine
 from kvplan.formats import ALIASES, FORMATS
 from kvplan.planner import answer
-from kvplan.schemes import SCHEMES
 from kvplan.settings import read_settings
 from kvplan.units import DECIMAL, format_bytes
 
@@ -109,6 +108,8 @@ def list_engines() -> list[Row]:
 
 def list_schemes() -> list[Row]:
     """One row per sharing scheme."""
+    from kvplan.schemes import SCHEMES
+
     return [
         {
             "name": s.name,

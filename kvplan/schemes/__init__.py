@@ -4,7 +4,9 @@ A scheme says which axes it writes; two members of a chain that write the same a
 once, after the whole chain, so the order of members does not matter.
 """
 
+import pkgutil
 from collections.abc import Callable
+from importlib import import_module
 from typing import NamedTuple
 
 from kvplan.errors import InvalidInput, UnknownName
@@ -44,13 +46,15 @@ class Scheme(NamedTuple):
 
 
 SCHEMES: dict[str, Scheme] = {}
+AXES = ("heads", "rank", "layers", "tokens", "reads", "bits", "place")
 
 
 def scheme(name: str, notation: str, axes: str, summary: str, source: str) -> Callable[[Change], Change]:
-    """Registers a scheme under its name; ``axes`` of heads, layers, tokens, rank, bits, place."""
+    """Registers a scheme under its name; ``axes`` are words of AXES, several where it writes several."""
 
     def register(change: Change) -> Change:
         assert name not in SCHEMES, f"two schemes named {name}"
+        assert set(axes.split()) <= set(AXES), f"{name} names an axis that does not exist"
         SCHEMES[name] = Scheme(name, notation, frozenset(axes.split()), summary, source, change)
         return change
 
@@ -74,7 +78,8 @@ def apply(spec: ModelSpec, text: str) -> ModelSpec:
                 raise InvalidInput("scheme", text, f"one member per axis ({taken[axis]} and {name} both write {axis})")
             taken[axis] = name
         members.append((found, _arguments(item.strip(), rest)))
-    for found, arguments in members:
+    # in the order of the axes, whatever the order they were written in: what a later axis changes exists by then
+    for found, arguments in sorted(members, key=lambda member: min(AXES.index(axis) for axis in member[0].axes)):
         spec = found.change(spec, arguments)
     return spec
 
@@ -125,6 +130,6 @@ def change_attention(
     return replace(spec, layers=tuple(layers), weight_bytes=None if weights else spec.weight_bytes)
 
 
-from kvplan.schemes import heads as _heads  # noqa: E402, F401  (the files register themselves)
-from kvplan.schemes import layers as _layers  # noqa: E402, F401
-from kvplan.schemes import tokens as _tokens  # noqa: E402, F401
+# Every file of this folder registers its schemes: a new one is one new file, and nothing else knows of it.
+for _module in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
