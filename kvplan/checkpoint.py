@@ -106,6 +106,8 @@ def weight_bytes(spec: ModelSpec, dtype: str, quantization: Quantization | None)
         streamed += logits
     total = sum(categories.values())
     basis, source = "exact", f"shapes x {quantization.method if quantization else dtype}"
+    if spec.weight_bytes is None and spec.weight_source:
+        basis, source = "estimated", spec.weight_source
     if spec.weight_bytes is not None:
         if spec.weight_bytes != total:
             categories["file beyond shapes"] = spec.weight_bytes - total

@@ -166,6 +166,10 @@ ComputeEfficiency = Annotated[
 BandwidthEfficiency = Annotated[
     float | None, _option("--bandwidth-efficiency", help="Share of peak bandwidth.", panel=CONVENTION)
 ]
+HostBandwidth = Annotated[
+    Text, _option("--host-bandwidth", help="Bytes/s of the link to the host, e.g. 63GB.", panel=PLACE)
+]
+DiskBandwidth = Annotated[Text, _option("--disk-bandwidth", help="Bytes/s of the disk.", panel=PLACE)]
 Layers = Annotated[Text, _option("--layers", help="Layers.", panel=NUMBERS)]
 Hidden = Annotated[Text, _option("--hidden", help="Hidden size.", panel=NUMBERS)]
 Heads = Annotated[Text, _option("--heads", help="Query heads.", panel=NUMBERS)]
@@ -236,6 +240,8 @@ def plan(
     logits: Logits = None,
     compute_efficiency: ComputeEfficiency = None,
     bandwidth_efficiency: BandwidthEfficiency = None,
+    host_bandwidth: HostBandwidth = None,
+    disk_bandwidth: DiskBandwidth = None,
     layers: Layers = None,
     hidden: Hidden = None,
     heads: Heads = None,

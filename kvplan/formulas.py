@@ -175,6 +175,11 @@ def kv_pool(memory: Num, reserved: Num, weights: Num, activations: Num, runtime:
     return memory - reserved - weights - activations - runtime
 
 
+def gpu_share(size: Num, away: Num) -> Num:
+    """Bytes that stay on the GPU when `away` millionths of a cache lie in host memory or on disk (FlexGen)."""
+    return ceildiv(size * (1000000 - away), 1000000)
+
+
 # --- estimates -------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from kvplan.costs import Flops, Held, Profile, decode_flops, held_bytes, hold, p
 from kvplan.engines import Engine
 from kvplan.errors import InvalidInput
 from kvplan.num import ceildiv
-from kvplan.roofline import Bound, Work, bound
+from kvplan.roofline import Bound, Transfer, Work, bound
 from kvplan.settings import PREFILL_CHUNK, Settings
 from kvplan.solver import largest
 from kvplan.specs import Dense, ModelSpec, MoE
@@ -120,6 +120,9 @@ class _Numbers(NamedTuple):
     activations: int
     storage: int  # prefill storage of the fullest rank
     capacity: Capacity | None
+    host_bytes: int  # of all sequences, in host memory
+    disk_bytes: int
+    link_bytes: int  # over the link to the host at every decode step
 
 
 class Answer(_Numbers):
@@ -246,7 +249,7 @@ def answer(spec: ModelSpec, settings: Settings) -> Answer:
         marginal,
         sequence,
         state,
-        sequences * max(stage.lean.at(s.context) for stage in stages),
+        sequences * max(on_gpu(spec, stage.lean.at(s.context)) for stage in stages),
         read * s.batch,
         prefill_flops(
             p,
@@ -260,7 +263,29 @@ def answer(spec: ModelSpec, settings: Settings) -> Answer:
         activation_peak(spec, s, s.context, sequences),
         storage,
         _capacity(spec, s, stages) if weights is not None and s.memory_bytes is not None else None,
+        *_away(spec, sequence * s.batch, read * s.batch),
     )
+
+
+def on_gpu(spec: ModelSpec, size: int) -> int:
+    """Of a cache's bytes, those that stay on the GPU."""
+    away = away_millionths(spec)
+    return int(formulas.gpu_share(size, away)) if away else size
+
+
+def away_millionths(spec: ModelSpec) -> int:
+    """The share of the cache that lies off the GPU, in millionths, so that it is exact."""
+    return round((spec.offload.cpu + spec.offload.disk) * 10**6)
+
+
+def _away(spec: ModelSpec, size: int, read: int) -> tuple[int, int, int]:
+    """Bytes in host memory and on disk, and bytes over the link per step; what is not on the GPU is somewhere."""
+    away = away_millionths(spec)
+    if not away:
+        return 0, 0, 0
+    rest = size - on_gpu(spec, size)
+    disk = rest * round(spec.offload.disk * 10**6) // away
+    return rest - disk, disk, read - on_gpu(spec, read)
 
 
 def _whole(spec: ModelSpec, engine: Engine, p: Profile, s: Settings) -> tuple[Held, ...]:
@@ -310,8 +335,13 @@ def _capacity(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...]) -> Capaci
     rooms = [(usable - stage.weights - s.runtime_bytes, stage.lean) for stage in stages]
     storage = s.engine.prefill_storage
 
+    away = away_millionths(spec)
+
     def needs(lean: Lean, tokens: int) -> int:
-        return lean.at(tokens) + (lean.storage(tokens) if storage else 0)
+        size = lean.at(tokens)
+        if away:
+            size = on_gpu(spec, size)
+        return size + (lean.storage(tokens) if storage else 0)
 
     now = [(room, needs(lean, s.context)) for room, lean in rooms]
 
@@ -330,7 +360,10 @@ def _capacity(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...]) -> Capaci
     tightest = min(range(len(now)), key=lambda i: now[i][0] - sequences * now[i][1])
     room, need = now[tightest]
     guess_batch = max((room - activations) // need, 1) * s.dp if need else 1
-    guess_context = stages[tightest].lean.guess((room - activations) // sequences)
+    per_sequence = (room - activations) // sequences
+    guess_context = stages[tightest].lean.guess(
+        per_sequence * 10**6 // (10**6 - away) if away < 10**6 else per_sequence
+    )
     wiggle = max((2 * h.growth.limit for h in stages[tightest].lean.others if h.growth.kind in WIGGLES), default=0)
     max_batch = largest(batch_fits, guess_batch)
     max_context = largest(context_fits, guess_context, wiggle=wiggle)
@@ -344,7 +377,7 @@ def _capacity(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...]) -> Capaci
         tokens,
         max_batch,
         max_context,
-        _binding(s, stages[tightest], room, need, activations, max_batch, max_context),
+        _binding(spec, s, stages[tightest], room, need, activations, max_batch, max_context),
     )
 
 
@@ -353,7 +386,14 @@ WIGGLES = frozenset({"remainder"})
 
 
 def _binding(
-    s: Settings, stage: Stage, room: int, need: int, activations: int, max_batch: int | None, max_context: int | None
+    spec: ModelSpec,
+    s: Settings,
+    stage: Stage,
+    room: int,
+    need: int,
+    activations: int,
+    max_batch: int | None,
+    max_context: int | None,
 ) -> str:
     """The term that stops growth: weights where they leave nothing, else the largest of what grows."""
     if room <= 0:
@@ -363,7 +403,7 @@ def _binding(
     amounts = {"activations/peak": activations}
     for h in stage.held:
         store = h.path.rsplit("/", 1)[0]
-        size = s.rank_sequences * held_bytes(h, s.context, s.encoder_context, s.page)
+        size = s.rank_sequences * on_gpu(spec, held_bytes(h, s.context, s.encoder_context, s.page))
         amounts[store] = amounts.get(store, 0) + size
     if s.engine.prefill_storage:
         amounts["engine/prefill_storage"] = s.rank_sequences * stage.lean.storage(s.context)
@@ -399,12 +439,16 @@ def _times(a: Answer) -> Times | None:
 
     rank_read = sum(read_bytes(group, s.formats, s.context, s.encoder_context, s.tp) for group in p.reads)
     written = sum(stage.lean.at(s.context) for stage in a.stages)
-    prefill = bound(
-        s.gpu, work(a.prefill, sequences * s.context, sequences * written), s.compute_efficiency, s.bandwidth_efficiency
-    )
-    decode = bound(
-        s.gpu, work(a.decode, sequences, sequences * rank_read), s.compute_efficiency, s.bandwidth_efficiency
-    )
+    off = a.spec.offload
+    shares = (("host link", off.cpu + off.disk, s.host_bandwidth), ("disk", off.disk, s.disk_bandwidth))
+
+    def transfers(cache: float) -> tuple[Transfer, ...]:
+        return tuple(Transfer(name, cache * part, rate) for name, part, rate in shares if part)
+
+    efficiencies = (s.compute_efficiency, s.bandwidth_efficiency)
+    new, old = sequences * written, sequences * rank_read
+    prefill = bound(s.gpu, work(a.prefill, sequences * s.context, new), *efficiencies, transfers(new))
+    decode = bound(s.gpu, work(a.decode, sequences, old), *efficiencies, transfers(old))
     if prefill is None or decode is None:
         return None
     return Times(prefill, decode, s.batch / decode.seconds)

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from kvplan.costs import Held, Omission, Term, entries, held_bytes
-from kvplan.planner import Answer, Capacity
+from kvplan.planner import Answer, Capacity, on_gpu
 from kvplan.settings import RUNTIME_SOURCE
 from kvplan.specs import Attention
 from kvplan.units import format_bytes, format_count, format_seconds, format_si
@@ -46,6 +46,9 @@ class Report(_Asked):
             "bytes": a.kv_bytes,
             "bytes_per_gpu": a.bytes_per_gpu,
             "bytes_read_per_step": a.bytes_read_per_step,
+            "bytes_host": a.host_bytes,
+            "bytes_disk": a.disk_bytes,
+            "bytes_over_link_per_step": a.link_bytes,
         }
 
     @property
@@ -179,7 +182,7 @@ class Report(_Asked):
         """Bytes on the fullest GPU: weights, cache, overhead (engine storage, activations, runtime)."""
         a = self.answer
         stage = max(a.stages, key=lambda st: st.weights + a.settings.rank_sequences * st.lean.at(a.settings.context))
-        kv = a.settings.rank_sequences * stage.lean.at(a.settings.context)
+        kv = a.settings.rank_sequences * on_gpu(a.spec, stage.lean.at(a.settings.context))
         return [
             ("weights", stage.weights),
             ("KV cache", kv),
@@ -204,7 +207,12 @@ class Report(_Asked):
             yield size(f"KV of {s.batch} sequences", a.kv_bytes)
         if s.tp * s.pp * s.dp > 1:
             yield size("KV per GPU", a.bytes_per_gpu)
+        if a.link_bytes:
+            yield size("KV in host memory", a.host_bytes)
+            yield size("KV on disk", a.disk_bytes)
         yield size("KV read per decode step", a.bytes_read_per_step)
+        if a.link_bytes:
+            yield size("  of which over the link", a.link_bytes)
         if a.weights:
             yield size("weights", a.weights.total)
             if a.weights_per_gpu != a.weights.total:
@@ -275,6 +283,10 @@ def _terms(a: Answer) -> Iterator[Term]:
         "sum over reads, the new token's own entry included",
         "kvplan/costs.py: read_bytes",
     )
+    if a.link_bytes:
+        away = "bytes x the share that offload names"
+        for path, value in (("place/host", a.host_bytes), ("place/disk", a.disk_bytes), ("traffic/link", a.link_bytes)):
+            yield Term(path, value, "bytes", "exact", away, "arXiv 2303.06865")
     mask = "S x S" if s.full_attention else "pairs the masks allow"
     for name, flops in (("prefill", a.prefill), ("decode", a.decode)):
         pairs = mask if name == "prefill" else "S + 1 keys, min(S + 1, W) under a window"
@@ -385,6 +397,8 @@ def _omitted(a: Answer) -> Iterator[Omission]:
         yield Omission("flops/towers", f"{names}: weights are counted, their own FLOPs and activations are not")
     if s.memory_bytes is not None:
         yield Omission("memory/fragmentation", "the allocator's rounding and fragmentation")
+    if a.link_bytes:
+        yield Omission("place/capacity", "whether host memory and disk hold their shares is not checked")
     if a.times and s.tp * s.pp > 1:
         yield Omission("time/communication", "collectives and pipeline transfers between GPUs")
     if a.times:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from kvplan.catalog import Gpu
 
-__all__ = ["Bound", "Work", "bound", "peak_flops"]
+__all__ = ["Bound", "Transfer", "Work", "bound", "peak_flops"]
 
 
 class Work(NamedTuple):
@@ -20,7 +20,7 @@ class Bound(NamedTuple):
     """A lower bound of a pass: seconds, which side binds most of it, and each term's (path, seconds, side)."""
 
     seconds: float
-    side: str  # compute | memory
+    side: str  # compute | memory | link
     terms: tuple[tuple[str, float, str], ...]
 
 
@@ -39,8 +39,25 @@ def peak_flops(gpu: Gpu, column: str) -> tuple[float, str] | None:
     return (gpu.tflops["fp32"] * 1e12, "fp32") if "fp32" in gpu.tflops else None
 
 
-def bound(gpu: Gpu, work: tuple[Work, ...], compute_efficiency: float, bandwidth_efficiency: float) -> Bound | None:
-    """The sum over terms of max(FLOPs / peak, bytes / bandwidth); None where the GPU has no stated rate."""
+class Transfer(NamedTuple):
+    """Bytes that come over a link beside the GPU's own work, at best while it computes."""
+
+    path: str
+    bytes: float
+    bytes_per_s: float
+
+
+def bound(
+    gpu: Gpu,
+    work: tuple[Work, ...],
+    compute_efficiency: float,
+    bandwidth_efficiency: float,
+    transfers: tuple[Transfer, ...] = (),
+) -> Bound | None:
+    """The sum over terms of max(FLOPs / peak, bytes / bandwidth), or a transfer where that takes longer.
+
+    None where the GPU has no stated rate.
+    """
     terms: list[tuple[str, float, str]] = []
     sides = {"compute": 0.0, "memory": 0.0}
     bandwidth = gpu.bandwidth_bytes_per_s * bandwidth_efficiency
@@ -55,4 +72,10 @@ def bound(gpu: Gpu, work: tuple[Work, ...], compute_efficiency: float, bandwidth
         sides[side] += seconds
         terms.append((item.path, seconds, side))
     total = sides["compute"] + sides["memory"]
-    return Bound(total, "compute" if sides["compute"] > sides["memory"] else "memory", tuple(terms))
+    name = "compute" if sides["compute"] > sides["memory"] else "memory"
+    for transfer in transfers:
+        seconds = transfer.bytes / transfer.bytes_per_s
+        terms.append((transfer.path, seconds, "link"))
+        if seconds > total:
+            total, name = seconds, "link"
+    return Bound(total, name, tuple(terms))

@@ -19,6 +19,10 @@ MIB = 2**20
 # CUDA context and loaded kernels, outside torch's allocator; published measurements run from 107 to 616 MiB.
 RUNTIME_BYTES = {"datacenter": 614 * MIB, "tpu": 614 * MIB, "accelerator": 614 * MIB}
 RUNTIME_DEFAULT = 461 * MIB
+# One direction of the link to the host, by generation: PCIe 5.0, 4.0 and 3.0 x16 as specified; NVMe 4.0 x4 reads.
+HOST_RATES = {"Hopper": 63 * 10**9, "Blackwell": 63 * 10**9, "Ampere": 315 * 10**8, "Ada": 315 * 10**8}
+HOST_DEFAULT = 15_750_000_000
+DISK_RATE = 7 * 10**9
 RUNTIME_SOURCE = (
     "0.45 GiB consumer, 0.6 GiB datacenter, ±50 %: llama.cpp PR 23604, LMCache issue 4019, pytorch issue 107667"
 )
@@ -46,6 +50,8 @@ class Settings(NamedTuple):
     runtime_bytes: int
     compute_efficiency: float
     bandwidth_efficiency: float
+    host_bandwidth: float  # bytes/s between GPU and host memory, one direction
+    disk_bandwidth: float  # bytes/s from disk
     inputs: tuple[tuple[str, Any], ...]  # what the report echoes
 
     @property
@@ -81,6 +87,8 @@ def read_settings(
     logits: str = "last",
     compute_efficiency: float = 1.0,
     bandwidth_efficiency: float = 1.0,
+    host_bandwidth: int | str | None = None,
+    disk_bandwidth: int | str | None = None,
 ) -> Settings:
     """Checked settings; raises InvalidInput or UnknownName with the flag, its value and what is allowed.
 
@@ -139,6 +147,13 @@ def read_settings(
         "compute_efficiency": compute_efficiency,
         "bandwidth_efficiency": bandwidth_efficiency,
     }
+    host = _host_rate(device) if host_bandwidth is None else parse_bytes(host_bandwidth, "host_bandwidth")
+    disk = DISK_RATE if disk_bandwidth is None else parse_bytes(disk_bandwidth, "disk_bandwidth")
+    for field, rate in (("host_bandwidth", host), ("disk_bandwidth", disk)):
+        if rate <= 0:
+            raise InvalidInput(field, rate, "bytes per second above 0, e.g. 64GB")
+    if max(spec.offload) > 0:
+        inputs |= {"host_bandwidth": host, "disk_bandwidth": disk}
     return Settings(
         tokens,
         sequences,
@@ -157,8 +172,17 @@ def read_settings(
         runtime,
         _share(compute_efficiency, "compute_efficiency"),
         _share(bandwidth_efficiency, "bandwidth_efficiency"),
+        float(host),
+        float(disk),
         tuple(inputs.items()),
     )
+
+
+def _host_rate(gpu: Gpu | None) -> int:
+    """Bytes per second between GPU and host memory where nobody says: the PCIe generation of the architecture."""
+    if gpu is None:
+        return HOST_DEFAULT
+    return next((rate for name, rate in HOST_RATES.items() if gpu.architecture.startswith(name)), HOST_DEFAULT)
 
 
 def choice(value: object, field: str, allowed: tuple[str, ...]) -> None:

@@ -370,7 +370,7 @@ class _ModelFields(NamedTuple):
     prefix: str = "model.layers"  # module path of the layers, for quantisation rules
     notes: tuple[str, ...] = ()
     weight_bytes: int | None = None  # exact, where headers of real tensors were read
-    weight_source: str = ""
+    weight_source: str = ""  # of weight_bytes; without them, why bytes from shapes are an estimate
     encoder: str = ""  # what cross-attention reads, where there is any
     cache_type_k: str | None = None  # formats that a scheme on the bits axis asks for
     cache_type_v: str | None = None

@@ -974,11 +974,13 @@ def _with_weights(spec: ModelSpec, gguf: Gguf, f: _Facts, main: str) -> ModelSpe
     rules.append(QuantRule(r"\.(?:gate|router|shared_expert_gate)(?:\.\w+)?$", _storage("fp32")))
     quantization = Quantization("gguf", _storage(main), tuple(rules), lookups=True)
     complete = bool(gguf.tensors) and not gguf.missing
+    changes: dict[str, Any] = {"quantization": quantization}
     if gguf.missing:
         notes.append(f"{gguf.missing} files of this split model are absent: weight bytes follow from shapes")
+        changes["weight_source"] = f"shapes x the main type {main}, tensor headers being absent"
     elif not complete:
         notes.append(f"the file holds no tensors: weight bytes follow from shapes and its main type {main}")
-    changes: dict[str, Any] = {"quantization": quantization}
+        changes["weight_source"] = f"shapes x the main type {main}, the file holding no tensors"
     if complete:
         total = sum(tensor.bytes for tensor in gguf.tensors)
         changes["weight_bytes"] = total

@@ -666,3 +666,25 @@ def test_damaged_files_are_a_kvplan_error_or_a_header(tmp_path, at, junk, cut):
 def test_support_writes_what_the_format_says():
     """The helper's bytes: type 4 is u32, little-endian (ggml's gguf.md)."""
     assert gguf_files.value(7) == b"\x04\0\0\0\x07\0\0\0"
+
+
+def test_weights_from_shapes_are_an_estimate(tmp_path: Path) -> None:
+    """A file with metadata and no tensors is valid; its weights follow from shapes and are labelled so."""
+    import gguf
+
+    import kvplan
+
+    writer = gguf.GGUFWriter(str(tmp_path / "bare.gguf"), "llama")
+    writer.add_block_count(2)
+    writer.add_embedding_length(64)
+    writer.add_feed_forward_length(128)
+    writer.add_head_count(4)
+    writer.add_vocab_size(100)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    report = kvplan.plan(tmp_path / "bare.gguf", context=10)
+
+    assert {"estimated"} == {t.basis for t in report.terms if t.path.startswith("weights/")}
+    assert {"exact"} == {t.basis for t in report.terms if t.path.startswith("kv/")}
