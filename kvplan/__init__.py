@@ -7,10 +7,10 @@
 
 from __future__ import annotations
 
-from kvplan.api import load, plan
+from kvplan.api import compare, load, plan
 from kvplan.errors import KvplanError
 from kvplan.report import Report
 from kvplan.specs import ModelSpec
 from kvplan.version import __version__
 
-__all__ = ["KvplanError", "ModelSpec", "Report", "__version__", "load", "plan"]
+__all__ = ["KvplanError", "ModelSpec", "Report", "__version__", "compare", "load", "plan"]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from kvplan.catalog import load
-from kvplan.errors import InvalidInput
+from kvplan.errors import InvalidInput, KvplanError, UnknownName
 from kvplan.planner import answer
 from kvplan.report import Report
 from kvplan.settings import read_settings
 from kvplan.specs import ModelSpec
 
-__all__ = ["load", "plan", "shared"]
+if TYPE_CHECKING:
+    from kvplan.comparison import Comparison
+
+__all__ = ["compare", "load", "plan", "shared"]
 
 NUMBERS = (
     "layers",
@@ -43,8 +47,6 @@ def plan(model: object = None, *, scheme: str | None = None, **flags: Any) -> Re
     unknown = set(flags) - _known_flags()
     if unknown:
         name = sorted(unknown)[0]
-        from kvplan.errors import UnknownName
-
         raise UnknownName("flag", name, _known_flags())
     numbers = {name: flags.pop(name) for name in NUMBERS if name in flags and flags[name] is not None}
     flags = {name: value for name, value in flags.items() if name not in NUMBERS}
@@ -56,6 +58,49 @@ def plan(model: object = None, *, scheme: str | None = None, **flags: Any) -> Re
         return plan(spec, scheme=changes.pop("scheme", scheme), **{**flags, **changes})
 
     return Report(answer(shared_spec, settings), again)
+
+
+def compare(
+    model: object = None,
+    schemes: Sequence[str] | str = (),
+    *,
+    engines: Sequence[str] | str = (),
+    **flags: Any,
+) -> Comparison:
+    """One row per scheme (and engine) beside the model as published: bytes, traffic, FLOPs, parameters, what fits.
+
+    ``model`` and the other keywords are those of ``plan``; every row is an ordinary plan. Ratios are to the first row,
+    the model as published on the first engine. Raises a KvplanError that names the scheme which does not apply.
+
+    >>> [row.kv_ratio for row in compare("llama-2-7b", ["gqa:8", "cla:2"], context=4096).rows]
+    [1.0, 0.25, 0.5]
+    >>> [row.read_ratio for row in compare("llama-2-7b", ["gqa:8", "cla:2"], context=4096).rows]
+    [1.0, 0.25, 1.0]
+    """
+    # imported when asked for: a plain plan needs none of it
+    from kvplan.comparison import compared
+
+    wanted = [*_several(schemes), *_several(flags.pop("scheme", ()))]
+    on = [*_several(engines), *_several(flags.pop("engine", ()))] or ["ideal"]
+    numbers = {name: flags.pop(name) for name in NUMBERS if name in flags}
+    spec = described(model, {name: value for name, value in numbers.items() if value is not None})
+    asked: list[tuple[str | None, Report]] = [(None, plan(spec, engine=engine, **flags)) for engine in on]
+    for scheme in wanted:
+        for engine in on:
+            try:
+                asked.append((scheme, plan(spec, scheme=scheme, engine=engine, **flags)))
+            except UnknownName:
+                raise
+            except KvplanError as e:
+                if isinstance(e, InvalidInput) and e.field == "scheme" and scheme in str(e):
+                    raise
+                # as published it was answered, so it is the scheme that does not apply: say which
+                raise InvalidInput("scheme", scheme, f"a scheme that applies to {spec.name} ({e})") from None
+    return compared(asked)
+
+
+def _several(given: Sequence[str] | str | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or ())
 
 
 def described(model: object, numbers: dict[str, Any]) -> ModelSpec:

@@ -21,9 +21,10 @@ from kvplan.specs import (
     Part,
     Recurrent,
     Sparse,
+    replace,
 )
 
-__all__ = ["CachePlan", "Read", "Store", "build_plan", "longest", "mixer_growth", "mixer_parts"]
+__all__ = ["CachePlan", "Read", "Store", "build_plan", "longest", "mixer_growth", "mixer_parts", "targets"]
 
 
 class Store(NamedTuple):
@@ -53,6 +54,7 @@ class Read(NamedTuple):
     sparse: Sparse | None = None
     prefill_passes: int = 1  # as the layer's
     prefill_last: bool = False
+    prompt: Growth | None = None  # what a prompt's queries look at where it is more than stays (a budget)
 
 
 class CachePlan(NamedTuple):
@@ -105,6 +107,8 @@ def mixer_parts(mixer: Mixer) -> tuple[Part, ...]:
     else:
         parts = _attention_parts(mixer, growth)
     if mixer.indexer is not None and not mixer.indexer.shares:
+        if isinstance(mixer, Attention) and mixer.pool is not None:
+            growth = Growth("compress", mixer.pool[0])  # an indexer scores pooled entries: one key for each
         parts += (Part("index", 1, mixer.indexer.dim, mixer.indexer.store_as, growth, "none"),)
     return parts
 
@@ -178,10 +182,11 @@ def _label(mixer: Mixer, growth: Growth) -> str:
 
 def _reads(layer: int, store: int, mixer: Mixer, growth: Growth) -> list[Read]:
     if isinstance(mixer, Attention) and mixer.pool is not None:
-        # two looks at one store: the window of single tokens, and the pooled entries further back
-        near = _read(layer, store, mixer, Growth("window", mixer.pool[1]))
+        # two looks at one store: the window of single tokens, all of it, and the pooled entries further back, of which
+        # an indexer or a sparse pattern picks
+        near = _read(layer, store, replace(mixer, sparse=None, indexer=None), Growth("window", mixer.pool[1]))
         far = _read(layer, store, mixer, Growth("compress", mixer.pool[0]))
-        return [near._replace(own=("key", "value")), far._replace(own=("pooled_key", "pooled_value"))]
+        return [near._replace(own=("key", "value")), far._replace(own=("pooled_key", "pooled_value", "index"))]
     if not isinstance(mixer, Compressed):
         return [_read(layer, store, mixer, growth)]
     dim = mixer.dim
@@ -232,7 +237,25 @@ def _read(layer: int, store: int, mixer: Attention | Latent | Recurrent | Factor
     else:
         return Read(layer, store, growth, 0, 0, 0, 0, 0)
     read = read._replace(sparse=mixer.sparse)
+    if growth.kind == "budget":
+        # what a budget drops, it drops after the prompt: until then the model's own mask holds
+        read = read._replace(prompt=mixer_growth(replace(mixer, keep=None)))
+    if isinstance(mixer, Attention) and mixer.seen:
+        read = read._replace(own=mixer.seen)
     return read if isinstance(mixer, Factored) else _indexed(read, mixer.indexer)
+
+
+def targets(spec: ModelSpec) -> frozenset[tuple[int, int]]:
+    """Whose KV is read by another layer: (layer, position among its mixers); remembered on the spec."""
+    memo: dict[str, frozenset[tuple[int, int]]] = spec.__dict__
+    if "_targets" not in memo:
+        memo["_targets"] = frozenset(
+            (mixer.reads, position)
+            for i, layer in enumerate(spec.layers)
+            for position, mixer in enumerate(layer.mixers)
+            if not isinstance(mixer, Recurrent) and mixer.reads is not None and mixer.reads != i
+        )
+    return memo["_targets"]
 
 
 def build_plan(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = mixer_parts) -> CachePlan:
@@ -244,12 +267,7 @@ def build_plan(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = 
     stores: list[Store] = []
     reads: list[Read] = []
     pending: list[tuple[int, int, Mixer]] = []
-    targets = {
-        (mixer.reads, position)
-        for layer in spec.layers
-        for position, mixer in enumerate(layer.mixers)
-        if not isinstance(mixer, Recurrent) and mixer.reads is not None
-    }
+    unread: set[int] = set()  # stores that their own layer does not look at
     for i, layer in enumerate(spec.layers):
         for position, mixer in enumerate(layer.mixers):
             if isinstance(mixer, Attention) and not mixer.cached:
@@ -257,8 +275,9 @@ def build_plan(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = 
             sharing = None if isinstance(mixer, Recurrent) else mixer.reads
             if sharing is not None and sharing != i:
                 pending.append((i, position, mixer))
-                if (i, position) not in targets:
+                if (i, position) not in targets(spec):
                     continue
+                unread.add(len(stores))
             owners[i, position] = len(stores)
             growth = Growth("constant", 1) if isinstance(mixer, Recurrent) else mixer_growth(mixer)
             stores.append(Store(i, _label(mixer, growth), parts_of(mixer)))
@@ -278,7 +297,8 @@ def build_plan(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = 
                 raise InvalidInput(f"layers[{i}].reads", mixer.reads, "a layer that stores keys and values")
             store = candidates[0]
         growth = mixer_growth(mixer)
-        stores[store] = _lengthen(stores[store], parts_of(mixer), mixer, growth, i)
+        stores[store] = _lengthen(stores[store], parts_of(mixer), mixer, growth, i, store in unread)
+        unread.discard(store)
         reads += _reads(i, store, mixer, growth)
     reads.sort(key=lambda read: read.layer)
     return CachePlan(tuple(stores), tuple(_as_its_layer(spec, read) for read in reads))
@@ -291,13 +311,27 @@ def _as_its_layer(spec: ModelSpec, read: Read) -> Read:
     return read._replace(prefill_passes=layer.prefill_passes, prefill_last=layer.prefill_last)
 
 
-def _lengthen(store: Store, wanted: tuple[Part, ...], reader: Mixer, growth: Growth, layer: int) -> Store:
+def _lengthen(
+    store: Store, wanted: tuple[Part, ...], reader: Mixer, growth: Growth, layer: int, unread: bool
+) -> Store:
+    """The store with what one more reader needs; the first reader of an ``unread`` one says all that it holds."""
+
     def shape(parts: tuple[Part, ...]) -> list[tuple[str, int, int]]:
         return [(p.name, p.heads, p.width) for p in parts if p.name != "index"]
 
     if shape(store.parts) != shape(wanted):
         raise InvalidInput(f"layers[{layer}].reads", store.layer, "a layer with equal KV heads, head dims and parts")
+    if unread:
+        return Store(store.layer, _label(reader, growth), wanted)
+    own = {p.name for p in store.parts}
+    if any(p.name == "index" and p.name not in own for p in wanted):
+        raise InvalidInput(f"layers[{layer}].reads", store.layer, "a layer that keeps indexer keys too")
     growths = {p.name: p.growth for p in wanted}
-    parts = tuple(p._replace(growth=longest(p.growth, growths.get(p.name, p.growth))) for p in store.parts)
+    try:
+        parts = tuple(p._replace(growth=longest(p.growth, growths.get(p.name, p.growth))) for p in store.parts)
+    except InvalidInput as error:
+        raise InvalidInput(f"layers[{layer}].reads", store.layer, "a layer whose cache grows alike") from error
     label = _label(reader, growth) if parts != store.parts else store.label
-    return Store(store.layer, label, parts)
+    # an indexer's keys lie beside the KV that they choose from: there wherever some reader has one
+    held = {p.name for p in parts}
+    return Store(store.layer, label, parts + tuple(p for p in wanted if p.name not in held))

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from kvplan.formats import find_format
 from kvplan.num import ceildiv, maximum
-from kvplan.specs import Attention, Latent, ModelSpec, Quantization, Weight, vector
-from kvplan.weights import mixer_weights, mlp_weights, outer_weights, stored_bits, tower_bits
+from kvplan.specs import ModelSpec, Quantization, Weight
+from kvplan.weights import named_layer_weights, outer_weights, stored_bits, tower_bits
 
-__all__ = ["WeightBytes", "rank_weight_bytes", "weight_bytes", "weights_known"]
+__all__ = ["WeightBytes", "rank_weight_bytes", "sized_weights", "weight_bytes", "weights_known"]
 
 
 class WeightBytes(NamedTuple):
@@ -16,7 +16,8 @@ class WeightBytes(NamedTuple):
 
     by_category: dict[str, int]  # attention, mlp, experts, embeddings ...; towers by name
     total: int
-    streamed: int  # read by a decode step whatever the batch: all but tables, towers and routed experts
+    streamed: int  # read by a decode step whatever the batch: all but tables, towers, routed experts, cross-attention
+    asking: int  # read besides where there are encoder tokens
     logits: int  # of the logits matrix, part of streamed
     expert: tuple[tuple[int, int, int], ...]  # (experts, visited per token, bytes of all) per group of routed experts
     basis: str  # exact | estimated
@@ -32,9 +33,14 @@ class Placed(NamedTuple):
     weight: Weight
 
 
-def weights_known(spec: ModelSpec) -> bool:
-    """Whether the bytes of the weights follow from the spec; False for an unknown ``quant_method`` without headers."""
-    return spec.weight_bytes is not None or spec.quantization is None or spec.quantization.known
+def weights_known(spec: ModelSpec, dtype: str, quantization: Quantization | None) -> bool:
+    """Whether the bytes of the weights can be said; False for an unknown ``quant_method`` without headers."""
+    return _as_on_disk(spec, dtype, quantization) or quantization is None or quantization.known
+
+
+def _as_on_disk(spec: ModelSpec, dtype: str, quantization: Quantization | None) -> bool:
+    """Whether the question is about the weights as they lie on disk, whose exact bytes were read from headers."""
+    return spec.weight_bytes is not None and dtype == spec.dtype and quantization == spec.quantization
 
 
 def placed_weights(spec: ModelSpec) -> Iterator[Placed]:
@@ -54,22 +60,13 @@ def _all_uses(spec: ModelSpec) -> Iterator[Placed]:
         if category == "logits" and w.module != "lm_head":
             category = "norms and others"
         yield Placed(None, category, w.module, w)
-    for i, layer in enumerate(spec.layers):
-        groups: list[tuple[str, Iterator[Weight]]] = []
-        for mixer in layer.mixers:
-            name = "attention" if isinstance(mixer, (Attention, Latent)) else "recurrent"
-            groups.append((name, mixer_weights(spec.hidden, mixer, i)))
-        groups += [("mlp", mlp_weights(spec.hidden, mlp)) for mlp in layer.mlps]
-        groups.append(("norms and others", iter(layer.extra)))
-        if layer.norms:
-            groups.append(("norms and others", iter((vector("norms", layer.norms),))))
-        for category, weights in groups:
-            for w in weights:
-                name = "experts" if w.visited is not None else "norms and others" if w.kind == "vector" else category
-                yield Placed(i, name, f"{spec.prefix}.{i}.{w.module}", w)
+    for i in range(len(spec.layers)):
+        for category, w in named_layer_weights(spec, i):
+            name = "experts" if w.visited is not None else "norms and others" if w.kind == "vector" else category
+            yield Placed(i, name, f"{spec.prefix}.{i}.{w.module}", w)
 
 
-def _sized(spec: ModelSpec, dtype: str, quantization: Quantization | None) -> list[tuple[Placed, int]]:
+def sized_weights(spec: ModelSpec, dtype: str, quantization: Quantization | None) -> list[tuple[Placed, int]]:
     """Every tensor with its bytes; remembered on the spec, which never changes."""
     memo: dict[object, list[tuple[Placed, int]]] = spec.__dict__.setdefault("_sized", {})
     key = (dtype, quantization)
@@ -89,13 +86,15 @@ def weight_bytes(spec: ModelSpec, dtype: str, quantization: Quantization | None)
     """
     categories: dict[str, int] = {}
     experts: dict[tuple[int, int], int] = {}
-    streamed = logits = 0
-    for item, size in _sized(spec, dtype, quantization):
+    streamed = logits = asking = 0
+    for item, size in sized_weights(spec, dtype, quantization):
         categories[item.category] = categories.get(item.category, 0) + size
         w = item.weight
         if w.visited is not None:
             experts[w.copies, w.visited] = experts.get((w.copies, w.visited), 0) + size
-        elif w.kind != "lookup":
+        elif w.asks_encoder:
+            asking += size
+        elif w.kind not in ("lookup", "cross"):  # a cross projection runs once per sequence, not per step
             streamed += size
         if w.module == "lm_head":
             logits += size
@@ -108,12 +107,12 @@ def weight_bytes(spec: ModelSpec, dtype: str, quantization: Quantization | None)
     basis, source = "exact", f"shapes x {quantization.method if quantization else dtype}"
     if spec.weight_bytes is None and spec.weight_source:
         basis, source = "estimated", spec.weight_source
-    if spec.weight_bytes is not None:
+    if spec.weight_bytes is not None and _as_on_disk(spec, dtype, quantization):
         if spec.weight_bytes != total:
-            categories["file beyond shapes"] = spec.weight_bytes - total
+            categories["files less shapes"] = spec.weight_bytes - total
         total, source = spec.weight_bytes, spec.weight_source
     routed = tuple((copies, visited, size) for (copies, visited), size in experts.items())
-    return WeightBytes(categories, total, streamed, logits, routed, basis, source)
+    return WeightBytes(categories, total, streamed, asking, logits, routed, basis, source)
 
 
 def rank_weight_bytes(
@@ -125,11 +124,11 @@ def rank_weight_bytes(
     and latents are on every rank. The token table lies on the first stage, the logits matrix on the last (a tied one
     on both). Towers lie on the first stage, whole.
     """
-    whole = tp == 1 and first and last
-    if whole and spec.weight_bytes is not None:
-        return spec.weight_bytes
+    on_disk = spec.weight_bytes if _as_on_disk(spec, dtype, quantization) else None
+    if on_disk is not None and tp == 1 and first and last:
+        return on_disk
     total = 0
-    for item, size in _sized(spec, dtype, quantization):
+    for item, size in sized_weights(spec, dtype, quantization):
         if item.layer is not None:
             mine = item.layer in layers
         elif item.category == "embeddings":
@@ -140,9 +139,11 @@ def rank_weight_bytes(
             total += _share(size, item.weight.shard, tp)
     if first:
         total += sum(ceildiv(tower_bits(tower, dtype, quantization), 8) for tower in spec.towers)
-    if spec.weight_bytes is not None:
-        shapes = weight_bytes(spec, dtype, quantization)
-        total = ceildiv(total * spec.weight_bytes, max(sum(shapes.by_category.values()), 1))
+    if on_disk is not None:
+        # headers say the whole exactly; a rank's part of it is taken in proportion to the shapes
+        whole = sum(size for _, size in sized_weights(spec, dtype, quantization))
+        whole += sum(ceildiv(tower_bits(tower, dtype, quantization), 8) for tower in spec.towers)
+        total = int(ceildiv(total * on_disk, max(whole, 1)))
     return total
 
 

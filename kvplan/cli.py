@@ -134,6 +134,9 @@ Context = Annotated[
 Batch = Annotated[Text, _option("--batch", "-b", "--max-num-seqs", help="Sequences.", panel=WORK)]
 EncoderContext = Annotated[Text, _option("--encoder-context", help="Tokens of cross-attention.", panel=WORK)]
 SchemeText = Annotated[Text, _option("--scheme", "-s", help="Sharing scheme, e.g. mqa+cla:2.", panel=STORE)]
+SchemeTexts = Annotated[
+    list[str] | None, _option("--scheme", "-s", help="Sharing scheme, e.g. mqa+cla:2; may be repeated.", panel=STORE)
+]
 Dtype = Annotated[Text, _option("--dtype", help="Activations and unquantised weights.", panel=STORE)]
 KvDtype = Annotated[Text, _option("--kv-dtype", "--kv-cache-dtype", help="K, V and latents.", panel=STORE)]
 TypeK = Annotated[Text, _option("--cache-type-k", "-ctk", help="K alone.", panel=STORE)]
@@ -142,6 +145,9 @@ WeightDtype = Annotated[
     Text, _option("--weight-dtype", help="Matrices in layers, instead of the checkpoint's.", panel=STORE)
 ]
 EngineName = Annotated[Text, _option("--engine", "-e", help="ideal or transformers.", panel=PLACE)]
+EngineNames = Annotated[
+    list[str] | None, _option("--engine", "-e", help="ideal or transformers; may be repeated.", panel=PLACE)
+]
 EngineVersion = Annotated[Text, _option("--engine-version", help="Version whose rules apply.", panel=PLACE)]
 EngineOption = Annotated[
     list[str] | None, _option("--engine-option", help="name=value under the engine's own names.", panel=PLACE)
@@ -182,13 +188,14 @@ Experts = Annotated[Text, _option("--experts", help="Experts per MLP.", panel=NU
 ActiveExperts = Annotated[Text, _option("--active-experts", help="Experts a token visits.", panel=NUMBERS)]
 Tied = Annotated[bool, _option("--tied", help="The logits matrix is the embedding.", panel=NUMBERS)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV: exact numbers, one line per row.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
 
 
 def _flags(given: dict[str, Any]) -> dict[str, Any]:
     """The flags that were given, as keyword arguments of the API."""
     flags = {name: value for name, value in given.items() if value is not None and value is not False}
-    for name in ("model", "as_json", "as_markdown", "term", "latex"):
+    for name in ("model", "as_json", "as_csv", "as_markdown", "term", "latex"):
         flags.pop(name, None)
     if "engine_option" in flags:
         flags["engine_options"] = _pairs(flags.pop("engine_option"))
@@ -271,6 +278,61 @@ def plan(
 
 
 @command
+def compare(
+    model: Model = None,
+    scheme: SchemeTexts = None,
+    context: Context = None,
+    batch: Batch = None,
+    encoder_context: EncoderContext = None,
+    dtype: Dtype = None,
+    kv_dtype: KvDtype = None,
+    cache_type_k: TypeK = None,
+    cache_type_v: TypeV = None,
+    weight_dtype: WeightDtype = None,
+    engine: EngineNames = None,
+    gpu: GpuName = None,
+    memory: Memory = None,
+    tp: Tp = None,
+    pp: Pp = None,
+    dp: Dp = None,
+    gpu_memory_utilization: Utilization = None,
+    runtime_overhead: Overhead = None,
+    attention_flops: AttentionFlops = None,
+    logits: Logits = None,
+    compute_efficiency: ComputeEfficiency = None,
+    bandwidth_efficiency: BandwidthEfficiency = None,
+    host_bandwidth: HostBandwidth = None,
+    disk_bandwidth: DiskBandwidth = None,
+    layers: Layers = None,
+    hidden: Hidden = None,
+    heads: Heads = None,
+    kv_heads: KvHeads = None,
+    head_dim: HeadDim = None,
+    ffn: Ffn = None,
+    vocab: Vocab = None,
+    window: Window = None,
+    experts: Experts = None,
+    active_experts: ActiveExperts = None,
+    tied: Tied = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    as_markdown: AsMarkdown = False,
+) -> None:
+    """Ways of keeping the cache side by side, one row each; the first is the model as published.
+
+    Example: kvplan compare llama-2-7b -s gqa:8 -s mqa -s mqa+cla:2 --gpu a100-80gb -c 4k
+    """
+    flags = _flags(locals())
+    import kvplan
+
+    rows = kvplan.compare(model, **flags)
+    if as_json or as_csv or as_markdown:
+        print(rows.to_json() + "\n" if as_json else rows.to_csv() if as_csv else rows.to_markdown(), end="")
+        return
+    print(rows.to_text(*_screen()), end="")
+
+
+@command
 def explain(
     model: Model = None,
     term: Annotated[
@@ -300,14 +362,18 @@ def explain(
     window: Window = None,
     latex: Annotated[bool, typer.Option("--latex", help="LaTeX instead of text.")] = False,
 ) -> None:
-    """Every formula with the numbers put in, or the closed form of max_batch and max_context.
+    """Every formula with the numbers put in, the change that a scheme makes, or max_batch and max_context in closed form.
 
-    Example: kvplan explain llama-3.1-8b max_context --gpu h100-80gb-sxm
+    Examples: kvplan explain llama-3.1-8b max_context --gpu h100-80gb-sxm; kvplan explain --scheme cla:2
     """
     flags = _flags(locals())
     import kvplan
     from kvplan.explain import explain as explained
+    from kvplan.explain import scheme_text
 
+    if model is None and set(flags) == {"scheme"}:
+        print(scheme_text(flags["scheme"]), end="")
+        return
     print(explained(kvplan.plan(model, **flags), term, latex=latex), end="")
 
 
@@ -324,9 +390,12 @@ def _listing(title: str, rows: list[dict[str, Any]], wanted: str | None, as_json
     if not rows:
         print(f"kvplan: no {title} match {wanted!r}", file=sys.stderr)
         raise typer.Exit(1)
-    from kvplan.render import table
+    from kvplan.render import papers, table
 
     width, color = _screen()
+    if not shown:  # too much for a line each
+        print(papers(rows, width, color), end="")
+        return
     cells = [tuple("" if row[name] is None else str(row[name]) for name in shown) for row in rows]
     print(table("", tuple(shown), cells, width, color), end="")
 
@@ -378,13 +447,20 @@ def engines(wanted: Filter = None, as_json: AsJson = False) -> None:
 
 
 @command
-def schemes(wanted: Filter = None, as_json: AsJson = False) -> None:
-    """List the sharing schemes.
+def schemes(
+    wanted: Filter = None,
+    papers: Annotated[bool, typer.Option("--papers", help="The literature's names, and what each changes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the sharing schemes, or the literature's names for them.
 
-    Example: kvplan schemes layers
+    Examples: kvplan schemes layers; kvplan schemes --papers eviction
     """
-    from kvplan.listings import list_schemes
+    from kvplan.listings import list_papers, list_schemes
 
+    if papers:
+        _listing("papers", list_papers(), wanted, as_json, ())
+        return
     _listing("schemes", list_schemes(), wanted, as_json, ("notation", "axes", "summary", "source"))
 
 

@@ -13,7 +13,7 @@ from kvplan.cache import CachePlan, Read, build_plan, mixer_parts
 from kvplan.errors import InvalidInput
 from kvplan.formats import Format, find_format
 from kvplan.num import Num, ceil_to
-from kvplan.specs import Compressed, Growth, Layer, Mixer, ModelSpec, Part, Recurrent, Sparse, Weight
+from kvplan.specs import Compressed, Growth, Layer, Mixer, ModelSpec, Part, Recurrent, Weight
 from kvplan.weights import active_parameters, count_parameters, layer_weights, outer_weights
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Term",
     "decode_flops",
     "entries",
+    "entry_bits",
     "held_bytes",
     "hold",
     "prefill_flops",
@@ -118,14 +119,15 @@ def hold(plan: CachePlan, formats: Formats, tp: int = 1, layers: range | None = 
         for part in store.parts:
             format_ = formats.of(part)
             heads = formulas.heads_per_rank(part.heads, tp) if part.shard == "heads" and tp > 1 else part.heads
-            bits = _entry_bits(heads, part.width, format_)
+            bits = entry_bits(heads, part.width, format_)
             residual_bits = heads * part.width * formats.compute.element_bits if format_.residual else 0
             path = f"kv/{store.label}/{part.name}"
             groups[Held(path, 0, part.growth, bits, format_.residual, residual_bits)] += 1
     return tuple(held._replace(layers=count) for held, count in groups.items())
 
 
-def _entry_bits(heads: int, width: int, format_: Format) -> int:
+def entry_bits(heads: int, width: int, format_: Format) -> int:
+    """Bits of one entry of ``heads`` rows of ``width`` elements."""
     bits, per = format_.spread
     if bits:
         return int(formulas.row_bits_spread(heads, width, format_.block, format_.block_bits, bits, per))
@@ -150,6 +152,14 @@ class ReadGroup(NamedTuple):
     parts: tuple[Part, ...]
 
 
+class Work(NamedTuple):
+    """What one token of a prompt makes the model do, attention's scores apart."""
+
+    linear: int = 0  # weights multiplied, the logits matrix apart
+    asking: int = 0  # weights multiplied besides, where there are encoder tokens
+    mixing: int = 0  # FLOPs of convolutions and recurrences
+
+
 class Profile(NamedTuple):
     """Everything that follows from a spec alone."""
 
@@ -163,8 +173,8 @@ class Profile(NamedTuple):
     reads: tuple[ReadGroup, ...]
     parts_of: Callable[[Mixer], tuple[Part, ...]]
     asking: int = 0  # weights one token multiplies besides, where there are encoder tokens
-    prefill_every: int = 0  # weights every prompt token multiplies, counted once per pass
-    prefill_once: int = 0  # weights that a prompt's last token alone multiplies
+    prompt: Work = Work()  # what every prompt token does, counted once per pass
+    last: Work = Work()  # what a prompt's last token alone does
 
 
 def profile(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = mixer_parts) -> Profile:
@@ -177,30 +187,35 @@ def profile(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]] = mix
 
 def _profile(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]]) -> Profile:
     plan = build_plan(spec, parts_of)
-    linear = cross = mixing = logits = asking = every = once = 0
+    linear = cross = mixing = logits = asking = 0
+    prompt, last = [0, 0, 0], [0, 0, 0]  # linear, asking, mixing
     plain = Layer()
     weights: list[tuple[Layer, Weight]] = [(plain, w) for w in outer_weights(spec)]
     for i, layer in enumerate(spec.layers):
         weights += [(layer, w) for w in layer_weights(spec, i)]
-        mixing += layer.mix_flops
-        mixing += sum(m.mix_flops for m in layer.mixers if isinstance(m, (Recurrent, Compressed)))
+        mixed = layer.mix_flops + sum(m.mix_flops for m in layer.mixers if isinstance(m, (Recurrent, Compressed)))
+        mixing += mixed
+        if layer.prefill_last:
+            last[2] += mixed
+        else:
+            prompt[2] += mixed * layer.prefill_passes
     for layer, w in weights:
         visited = (w.copies if w.visited is None else w.visited) * w.inputs * w.outputs
+        # keys and values that others read are needed of every prompt token, even where the layer is left early
+        side, times = (last, 1) if layer.prefill_last and not w.cached else (prompt, layer.prefill_passes)
         if w.module == "lm_head":
             logits += visited
         elif w.asks_encoder:
             asking += visited
+            side[1] += visited * times
         elif w.kind == "linear":
             linear += visited
-            # keys and values that others read are needed of every prompt token, even where the layer is left early
-            if layer.prefill_last and not w.shard.startswith("kv"):
-                once += visited
-            else:
-                every += visited * layer.prefill_passes
+            side[0] += visited * times
         elif w.kind == "cross":
             cross += visited
         elif w.kind == "conv":
             mixing += 2 * visited
+            side[2] += 2 * visited * times
     if spec.has_head and spec.tied:
         logits = (spec.embed_dim or spec.hidden) * spec.vocab
     groups: Counter[tuple[Read, tuple[Part, ...]]] = Counter()
@@ -219,8 +234,8 @@ def _profile(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]]) -> 
         reads,
         parts_of,
         asking,
-        every,
-        once,
+        Work(*prompt),
+        Work(*last),
     )
 
 
@@ -246,7 +261,7 @@ def read_bytes(group: ReadGroup, formats: Formats, tokens: int, encoder_tokens: 
             seen = _kept(read, tokens, encoder_tokens)
         format_ = formats.of(part)
         heads = formulas.heads_per_rank(part.heads, tp) if part.shard == "heads" and tp > 1 else part.heads
-        bits = _entry_bits(heads, part.width, format_)
+        bits = entry_bits(heads, part.width, format_)
         if format_.residual:
             plain = heads * part.width * formats.compute.element_bits
             total += formulas.part_bytes_residual(seen, bits, format_.residual, plain)
@@ -309,6 +324,12 @@ def _pairs(growth: Growth, tokens: Num, encoder_tokens: Num, full: bool) -> Num:
             if full
             else formulas.pairs_compressed(tokens, growth.limit)
         )
+    if growth.kind == "landmark":
+        # a query sees the landmarks of complete blocks beside the tokens
+        marks = tokens * (formulas.entries_landmark(tokens, growth.limit) - tokens)
+        if full:
+            return formulas.pairs_square(tokens) + marks
+        return formulas.pairs_causal(tokens) + formulas.pairs_compressed(tokens, growth.limit)
     if full:
         return formulas.pairs_square(tokens)
     if growth.kind == "window":
@@ -318,49 +339,61 @@ def _pairs(growth: Growth, tokens: Num, encoder_tokens: Num, full: bool) -> Num:
     return formulas.pairs_causal(tokens)
 
 
-def _kept_pairs(read: Read, tokens: Num, top_k: int) -> Num:
-    """Of the causal pairs, those that an indexer leaves: each query keeps ``top_k`` keys at most."""
-    if read.growth.kind == "compress":
-        return formulas.pairs_compressed_topk(tokens, read.growth.limit, top_k)
-    if read.growth.kind in ("window", "chunk"):
-        return formulas.pairs_window(tokens, min(top_k, read.growth.limit))
-    return formulas.pairs_blocks(tokens, top_k, read.index_block)
+def _kept_pairs(read: Read, tokens: int) -> Num:
+    """Of the pairs that the mask allows, those that an indexer or a sparse pattern leaves a prompt's queries."""
+    growth, sparse = read.prompt or read.growth, read.sparse
+    if growth.kind == "full" and sparse is None and read.index_block > 1:
+        return formulas.pairs_blocks(tokens, read.top_k, read.index_block)
+    fixed = (read.top_k or 0) if sparse is None else sparse.fixed
+    stride = 0 if sparse is None else sparse.stride
 
+    def ramp(keys: int) -> Num:  # kept by queries that see 1, 2 ... keys
+        return formulas.pairs_sparse(keys, fixed, stride) if stride else formulas.pairs_window(keys, fixed)
 
-def _sparse_pairs(sparse: Sparse, tokens: int) -> Num:
-    """Of the causal pairs, those that a pattern reads when the prompt's queries read sparsely too."""
-    if sparse.stride:
-        return formulas.pairs_sparse(tokens, sparse.fixed, sparse.stride)
-    return formulas.pairs_window(tokens, sparse.fixed)
+    def kept(keys: int) -> Num:
+        return formulas.keys_sparse(keys, fixed, stride) if stride else formulas.entries_window(keys, fixed)
+
+    if growth.kind == "window":
+        head = min(tokens, growth.limit)
+        return ramp(head) + (tokens - head) * kept(head)
+    if growth.kind == "chunk":
+        whole, rest = divmod(tokens, growth.limit)
+        return whole * ramp(growth.limit) + ramp(rest)
+    if growth.kind == "compress" and sparse is None:
+        return formulas.pairs_compressed_topk(tokens, growth.limit, fixed)
+    if growth.kind == "compress":
+        # every count of complete groups stands for `limit` tokens, the last one until the next group closes
+        whole, rest = divmod(tokens, growth.limit)
+        return growth.limit * ramp(whole - 1) + (rest + 1) * kept(whole) if whole else 0
+    return ramp(tokens)
 
 
 def prefill_flops(
     p: Profile, tokens: int, batch: int, *, full: bool, all_logits: bool, encoder_tokens: int = 0
 ) -> Flops:
     """FLOPs of one prefill of ``batch`` prompts of ``tokens``; MLA is expanded, as prefill kernels run it."""
-    asking = p.asking if encoder_tokens else 0
     # a prompt whose every position needs logits cannot leave early
     early = not all_logits
-    every, once = (p.prefill_every, p.prefill_once) if early else (p.prefill_every + p.prefill_once, 0)
-    linear = formulas.linear_flops(batch * tokens, every + asking) + formulas.linear_flops(batch, once)
-    linear += formulas.linear_flops(batch * encoder_tokens, p.cross)
-    attention = batch * tokens * p.mixing
+    linear = formulas.linear_flops(batch * encoder_tokens, p.cross)
+    attention = 0
+    for work, positions in ((p.prompt, tokens), (p.last, 1 if early else tokens)):
+        linear += formulas.linear_flops(batch * positions, work.linear + (work.asking if encoder_tokens else 0))
+        attention += batch * positions * work.mixing
     for group in p.reads:
         r = group.read
         if not r.heads:
             continue
         times = group.layers * batch * r.prefill_passes
         if r.prefill_last and early:
-            keys = _kept(r, tokens - 1, encoder_tokens)
-            attention += times * formulas.attention_flops(keys, r.heads, r.score_dim, r.value_dim)
+            attention += times * _step_flops(r, tokens - 1, encoder_tokens)
             continue
-        pairs = _pairs(r.growth, tokens, encoder_tokens, full)
+        pairs = _pairs(r.prompt or r.growth, tokens, encoder_tokens, full)
         if r.top_k is not None:
             # the indexer scores every pair, attention visits what it keeps of them
             attention += times * 2 * pairs * r.index_heads * r.index_dim
-            pairs = pairs if full else _kept_pairs(r, tokens, r.top_k)
+            pairs = pairs if full else _kept_pairs(r, tokens)
         elif r.sparse is not None and r.sparse.prefill and not full:
-            pairs = _sparse_pairs(r.sparse, tokens)
+            pairs = _kept_pairs(r, tokens)
         attention += times * formulas.attention_flops(pairs, r.heads, r.score_dim, r.value_dim)
     logits = formulas.linear_flops(batch * (tokens if all_logits else 1), p.logits)
     return Flops(linear, attention, logits)
@@ -371,17 +404,18 @@ def decode_flops(p: Profile, tokens: int, batch: int, *, encoder_tokens: int = 0
     linear = formulas.linear_flops(batch, p.linear + (p.asking if encoder_tokens else 0))
     attention = batch * p.mixing
     for group in p.reads:
-        r = group.read
-        if not r.heads:
-            continue
-        keys = _keys(r.growth, tokens, encoder_tokens)
-        if r.top_k is not None:
-            attention += group.layers * batch * 2 * keys * r.index_heads * r.index_dim
-        keys = _kept(r, tokens, encoder_tokens)
-        attention += (
-            group.layers * batch * formulas.attention_flops(keys, r.heads, r.decode_score_dim, r.decode_value_dim)
-        )
+        if group.read.heads:
+            attention += group.layers * batch * _step_flops(group.read, tokens, encoder_tokens)
     return Flops(linear, attention, formulas.linear_flops(batch, p.logits))
+
+
+def _step_flops(read: Read, tokens: int, encoder_tokens: int) -> int:
+    """Scores and weighted sum of one new token after ``tokens`` cached, an indexer's scores included."""
+    scores = 0
+    if read.top_k is not None:
+        scores = 2 * _keys(read.growth, tokens, encoder_tokens) * read.index_heads * read.index_dim
+    keys = _kept(read, tokens, encoder_tokens)
+    return int(scores + formulas.attention_flops(keys, read.heads, read.decode_score_dim, read.decode_value_dim))
 
 
 def resolve_formats(spec: ModelSpec, dtype: str | None, kv_dtype: str | None, k: str | None, v: str | None) -> Formats:
@@ -395,5 +429,5 @@ def resolve_formats(spec: ModelSpec, dtype: str | None, kv_dtype: str | None, k:
         k, v = k or spec.cache_type_k, v or spec.cache_type_v
     key = both if k is None else find_format(k, "cache_type_k")
     value = both if v is None else find_format(v, "cache_type_v")
-    # a latent is what a key is where --cache-type-k alone is given
-    return Formats(compute, key, value, key if stated is None else both)
+    # a latent is cached where others cache keys: what is said of K holds for it (llama.cpp reads V out of K's cache)
+    return Formats(compute, key, value, both if k is None else key)

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from kvplan import formulas
+from kvplan.cache import Read
 from kvplan.costs import Held, entries
 from kvplan.errors import InvalidInput, MissingExtra, UnknownName
-from kvplan.planner import Answer, Stage, activation_peak
+from kvplan.formats import ALIASES, FORMATS, find_format
+from kvplan.planner import Answer, Stage, activation_peak, on_gpu
 from kvplan.report import Report
 from kvplan.settings import PREFILL_CHUNK
 from kvplan.specs import Growth
 
-__all__ = ["Named", "explain", "show", "symbolic"]
+__all__ = ["Named", "explain", "scheme_text", "show", "symbolic"]
 
 
 class Named:
@@ -166,6 +168,79 @@ def explain(report: Report, term: str | None = None, *, latex: bool = False) -> 
     return "\n".join(_latex(block) if latex else _text(block) for block in blocks)
 
 
+def scheme_text(text: str) -> str:
+    """The documentation of every member of a chain: formula, consequences and source, as its docstring says them.
+
+    Arguments are not looked at: ``cla`` will do for ``cla:2``. Raises UnknownName for a member that is not there.
+
+    >>> print(scheme_text("mqa").splitlines()[0])
+    mqa  one KV head for all query heads
+    """
+    from kvplan.schemes import SCHEMES
+
+    blocks = []
+    for name in _members(text):
+        found = SCHEMES.get(name)
+        if found is None:
+            # a storage format is a scheme on the bits axis, under its own name
+            stored = find_format(name, "scheme")
+            lines = [f"{name}  {stored.bits_per_element:g} bits per element", "", f"Source: {stored.source}."]
+        else:
+            lines = [f"{found.notation}  {found.summary}", f"axis: {', '.join(sorted(found.axes))}", ""]
+            lines += documented(found.change)
+            if not any(line.startswith("Source:") for line in lines):
+                lines.append(f"Source: {found.source}.")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _members(text: str) -> list[str]:
+    """Names in a chain; raises UnknownName for one that is neither a scheme nor a storage format."""
+    from kvplan.schemes import SCHEMES
+
+    names = [item.strip().partition(":")[0] for item in text.lower().split("+")]
+    for name in names:
+        if name not in SCHEMES and name not in FORMATS and name not in ALIASES:
+            raise UnknownName("scheme", name, SCHEMES)
+    return names
+
+
+def documented(function: Callable[..., Any]) -> list[str]:
+    """A docstring's lines without its examples and without blank lines around."""
+    lines = []
+    for line in (inspect.getdoc(function) or "").splitlines():
+        if line.startswith(">>>"):
+            break
+        lines.append(line)
+    return "\n".join(lines).strip().splitlines()
+
+
+def _scheme_block(report: Report, scheme: str) -> Block:
+    """What the scheme changes: five quantities before and after, then what its documentation says."""
+    before, after = report.again(scheme=None).answer, report.answer
+    quantities = {
+        "resident bytes per sequence": (before.bytes_per_sequence, after.bytes_per_sequence),
+        "of which on the GPU": (0, 0),
+        "bytes read per decode step": (before.bytes_read_per_step, after.bytes_read_per_step),
+        "bytes over the link per step": (before.link_bytes, after.link_bytes),
+        "FLOPs of the prefill": (before.prefill.total, after.prefill.total),
+        "FLOPs of a decode step": (before.decode.total, after.decode.total),
+        "parameters": (before.profile.parameters, after.profile.parameters),
+    }
+    if after.link_bytes:
+        quantities["of which on the GPU"] = (before.bytes_per_sequence, on_gpu(after.spec, after.bytes_per_sequence))
+    shown = {name: pair for name, pair in quantities.items() if any(pair)}
+    name_width = max(map(len, shown))
+    widths = [max(len(f"{pair[i]:,}") for pair in shown.values()) for i in (0, 1)]
+    lines = []
+    for name, (old, new) in shown.items():
+        times = f"× {new / old:.4g}" if old else "new"
+        lines.append(f"{name:<{name_width}}  {old:>{widths[0]},} → {new:>{widths[1]},}  {times}")
+    lines += [line for line in scheme_text(scheme).splitlines() if line]
+    kept = f"{before.bytes_per_sequence:,} → {after.bytes_per_sequence:,} bytes per sequence"
+    return Block(f"scheme/{scheme}", kept, (), tuple(_sentence(line) for line in lines))
+
+
 def _text(block: Block) -> str:
     lines = [f"{block.path} = {block.total}"]
     for step in block.steps:
@@ -197,11 +272,21 @@ PAIRS = {
     "chunk": lambda g, n: show(formulas.pairs_chunk, tokens=n, chunk=g.limit),
     "compress": lambda g, n: show(formulas.pairs_compressed, tokens=n, ratio=g.limit),
 }
+KEYS: dict[str, Callable[[Growth, int], Step]] = {
+    "window": lambda g, n: show(formulas.entries_window, tokens=n + 1, window=g.limit),
+    "budget": lambda g, n: show(formulas.entries_window, tokens=n + 1, window=g.limit),
+    "chunk": lambda g, n: show(formulas.keys_chunk, tokens=n, chunk=g.limit),
+    "landmark": lambda g, n: show(formulas.entries_landmark, tokens=n + 1, block=g.limit),
+    "compress": lambda g, n: show(formulas.entries_compressed, tokens=n + 1, ratio=g.limit),
+}
 
 
 def _blocks(report: Report) -> Iterator[Block]:
     a = report.answer
     s, p = a.settings, a.profile
+    scheme = dict(s.inputs)["scheme"]
+    if scheme:
+        yield _scheme_block(report, scheme)
     if a.weights:
         for category, size in a.weights.by_category.items():
             yield Block(
@@ -217,28 +302,27 @@ def _blocks(report: Report) -> Iterator[Block]:
     )
     tokens = s.batch * s.context
     for name, flops, rows in (("prefill", a.prefill, tokens), ("decode", a.decode, s.batch)):
-        linear = show(formulas.linear_flops, tokens=rows, parameters=p.linear)
-        yield Block(f"flops/{name}/linear", f"{flops.linear:,} FLOPs", (linear,))
+        yield Block(f"flops/{name}/linear", f"{flops.linear:,} FLOPs", _linear_steps(a, name, rows))
         steps: list[Step] = []
         for group in p.reads:
             r = group.read
             if not r.heads:
                 continue
-            if name == "prefill":
-                pairs = (
-                    show(formulas.pairs_square, tokens=s.context)
-                    if s.full_attention
-                    else PAIRS.get(r.growth.kind, PAIRS["full"])(r.growth, s.context)
-                )
+            early = name == "prefill" and r.prefill_last and not s.all_logits
+            if name == "prefill" and not early:
+                pairs = show(formulas.pairs_square, tokens=s.context) if s.full_attention else _pairs(r, s.context)
                 dims = (r.score_dim, r.value_dim)
             else:
-                pairs = _keys(r.growth, s.context)
+                pairs = _keys(r, s.context - 1 if early else s.context)
                 dims = (r.decode_score_dim, r.decode_value_dim)
             one = show(
                 formulas.attention_flops, pairs=pairs.result.value, heads=r.heads, score_dim=dims[0], value_dim=dims[1]
             )
             steps += [pairs, one]
         note = f"summed over {_counted(sum(g.layers for g in p.reads), 'read')} and {_counted(s.batch, 'sequence')}"
+        again = [g for g in p.reads if g.read.prefill_passes > 1]
+        if name == "prefill" and again:
+            note += f"; {_counted(sum(g.layers for g in again), 'read')} of them {again[0].read.prefill_passes} times"
         yield Block(f"flops/{name}/attention", f"{flops.attention:,} FLOPs", tuple(steps), (_sentence(note),))
         count = tokens if s.all_logits and name == "prefill" else s.batch
         logits = show(formulas.linear_flops, tokens=count, parameters=p.logits)
@@ -247,21 +331,56 @@ def _blocks(report: Report) -> Iterator[Block]:
         yield _pool_block(report)
 
 
+def _linear_steps(a: Answer, name: str, rows: int) -> tuple[Step, ...]:
+    """Matmuls of a pass; a prompt may meet some weights several times (LCKV), others with its last token only (YOCO)."""
+    p = a.profile
+    if name == "decode":
+        return (show(formulas.linear_flops, tokens=rows, parameters=p.linear),)
+    last = p.last.linear
+    if a.settings.all_logits:
+        return (show(formulas.linear_flops, tokens=rows, parameters=p.prompt.linear + last),)
+    every = show(formulas.linear_flops, tokens=rows, parameters=p.prompt.linear)
+    return (every, show(formulas.linear_flops, tokens=a.settings.batch, parameters=last)) if last else (every,)
+
+
 def _counted(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-def _keys(growth: Growth, tokens: int) -> Step:
-    if growth.kind == "window":
-        return show(formulas.entries_window, tokens=tokens + 1, window=growth.limit)
-    if growth.kind == "chunk":
-        return show(formulas.keys_chunk, tokens=tokens, chunk=growth.limit)
-    return show(formulas.entries_full, tokens=tokens + 1)
+def _pairs(read: Read, tokens: int) -> Step:
+    growth, sparse = read.prompt or read.growth, read.sparse
+    if growth.kind == "full" and sparse is not None and sparse.prefill:
+        if sparse.stride:
+            return show(formulas.pairs_sparse, tokens=tokens, fixed=sparse.fixed, stride=sparse.stride)
+        return show(formulas.pairs_window, tokens=tokens, window=sparse.fixed)
+    return PAIRS.get(growth.kind, PAIRS["full"])(growth, tokens)
+
+
+def _keys(read: Read, tokens: int) -> Step:
+    growth, sparse = read.growth, read.sparse
+    if growth.kind in KEYS:
+        step = KEYS[growth.kind](growth, tokens)
+    else:
+        step = show(formulas.entries_full, tokens=tokens + 1)
+    if sparse is not None and sparse.stride:
+        return show(formulas.keys_sparse, keys=step.result.value, fixed=sparse.fixed, stride=sparse.stride)
+    kept = sparse.fixed if sparse is not None else read.top_k
+    return step if kept is None else show(formulas.entries_window, tokens=step.result.value, window=kept)
 
 
 def _sentence(text: str) -> tuple[str, str]:
-    escaped = text.replace("_", r"\_").replace("%", r"\%")
+    escaped = "".join(TEX.get(letter, letter) for letter in text)
     return text, rf"&\text{{{escaped}}}"
+
+
+# What LaTeX reads as more than a letter inside text.
+TEX = {letter: f"\\{letter}" for letter in "_%&#${}"} | {
+    "\\": r"\textbackslash{}",
+    "^": r"\^{}",
+    "~": r"\~{}",
+    "×": r"$\times$",
+    "→": r"$\to$",
+}
 
 
 ENTRY_STEPS: dict[str, Callable[[Growth, int], Step]] = {
@@ -270,6 +389,8 @@ ENTRY_STEPS: dict[str, Callable[[Growth, int], Step]] = {
     "chunk": lambda g, n: show(formulas.entries_window, tokens=n, window=g.limit),
     "window_transformers": lambda g, n: show(formulas.entries_window_transformers, tokens=n, window=g.limit),
     "compress": lambda g, n: show(formulas.entries_compressed, tokens=n, ratio=g.limit),
+    "budget": lambda g, n: show(formulas.entries_window, tokens=n, window=g.limit),
+    "landmark": lambda g, n: show(formulas.entries_landmark, tokens=n, block=g.limit),
 }
 
 

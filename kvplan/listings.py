@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvplan.catalog import find_gpu, gpu_names, load, model_names, model_preset
+from kvplan.catalog import find_gpu, gpu_names, load, model_names, model_preset, preset_folders
 from kvplan.engines import ENGINES, find_engine
 from kvplan.formats import ALIASES, FORMATS
 from kvplan.planner import answer
 from kvplan.settings import read_settings
 from kvplan.units import DECIMAL, format_bytes
 
-__all__ = ["list_engines", "list_formats", "list_gpus", "list_models", "list_schemes"]
+__all__ = ["CHANGES", "list_engines", "list_formats", "list_gpus", "list_models", "list_papers", "list_schemes"]
 
 Row = dict[str, Any]
+# what a way of keeping the cache may change; a paper's entry names those that do not stay the same
+CHANGES = ("residence", "traffic", "prefill", "decode", "parameters", "link")
 
 
 def list_models() -> list[Row]:
@@ -119,4 +121,28 @@ def list_schemes() -> list[Row]:
             "source": s.source,
         }
         for s in SCHEMES.values()
+    ]
+
+
+def list_papers() -> list[Row]:
+    """One row per name of the literature: notation, what it changes (``down``, ``up``, ``same``) and why.
+
+    ``link_as`` is, where bytes travel outside a decode step, the chain that counts them and the one it is compared with.
+    """
+    import tomllib
+
+    path = preset_folders("literature.toml")[-1]
+    with path.open("rb") as file:
+        raw = tomllib.load(file)
+    return [
+        {
+            "name": paper["name"],
+            "year": paper["year"],
+            "source": paper["source"],
+            "notation": paper["notation"],
+            "changes": {name: paper.get("changes", {}).get(name, "same") for name in CHANGES},
+            "link_as": paper.get("link_as"),
+            "summary": paper["summary"],
+        }
+        for paper in raw["paper"]
     ]

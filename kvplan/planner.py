@@ -39,6 +39,11 @@ class Lean(NamedTuple):
             total += held_bytes(held, tokens, self.encoder, self.page)
         return total
 
+    @property
+    def constant_only(self) -> bool:
+        """Whether nothing here grows with the context."""
+        return not self.entries and all(h.is_state for h in self.others)
+
     def storage(self, tokens: int) -> int:
         """Bytes that windows keep alive behind their views after a one-shot prefill of ``tokens``."""
         return sum((tokens - limit) * size for limit, size in self.entries if limit and tokens > limit)
@@ -153,7 +158,7 @@ def pipeline(spec: ModelSpec, settings: Settings) -> tuple[Stage, ...]:
         if len(memo) > 64:
             memo.clear()
         plan = profile(spec, s.engine.parts_of).plan
-        known = weights_known(spec) or s.quantization is not spec.quantization
+        known = weights_known(spec, s.formats.compute.name, s.quantization)
         stages = []
         cuts = stage_ranges(spec, s.pp)
         for i, layers in enumerate(cuts):
@@ -233,7 +238,7 @@ def answer(spec: ModelSpec, settings: Settings) -> Answer:
     stages = pipeline(spec, s)
     sequences = s.rank_sequences
     read = sum(read_bytes(group, s.formats, s.context, s.encoder_context) for group in p.reads)
-    known = weights_known(spec) or s.quantization is not spec.quantization
+    known = weights_known(spec, s.formats.compute.name, s.quantization)
     weights = _weights(spec, s) if known else None
     storage = 0
     if s.engine.prefill_storage:
@@ -310,8 +315,7 @@ def _weights(spec: ModelSpec, s: Settings) -> WeightBytes:
 
 def _per_sequence(held: tuple[Held, ...], s: Settings) -> tuple[int, int, int, int]:
     """Bytes per token below every window, at this context, per sequence, and of state; one sequence, whole model."""
-    slope_bits = sequence = state = 0
-    marginal = 0
+    slope_bits = sequence = state = marginal = pooled_bits = 0  # pooled: an entry per group, spread over its tokens
     for h in held:
         size = held_bytes(h, s.context, s.encoder_context, s.page)
         sequence += size
@@ -319,10 +323,16 @@ def _per_sequence(held: tuple[Held, ...], s: Settings) -> tuple[int, int, int, i
             state += size
         elif h.growth.kind != "encoder":
             per_entry = h.residual_bits if h.residual else h.bits
-            slope_bits += h.layers * (ceildiv(per_entry, h.growth.limit) if h.growth.kind == "compress" else per_entry)
+            if h.growth.kind in ("compress", "landmark"):
+                pooled_bits += ceildiv(h.layers * per_entry, h.growth.limit)
+            if h.growth.kind == "landmark":
+                pooled_bits += h.layers * per_entry
+            if h.growth.kind in ("compress", "landmark"):
+                continue
+            slope_bits += h.layers * per_entry
             exact = size if s.page == 1 else held_bytes(h, s.context, s.encoder_context)
             marginal += held_bytes(h, s.context + 1, s.encoder_context) - exact
-    return ceildiv(slope_bits, 8), marginal, sequence, state
+    return ceildiv(slope_bits + pooled_bits, 8), marginal + ceildiv(pooled_bits, 8), sequence, state
 
 
 def usable_bytes(s: Settings) -> int:
@@ -368,7 +378,8 @@ def _capacity(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...]) -> Capaci
     max_batch = largest(batch_fits, guess_batch)
     max_context = largest(context_fits, guess_context, wiggle=wiggle)
     pool = max(room - activations, 0)
-    tokens = pool * s.context // need * s.dp if need else None
+    grows = any(not lean.constant_only for _, lean in rooms)
+    tokens = pool * s.context // need * s.dp if need and grows else None
     return Capacity(
         batch_fits(s.batch),
         s.memory_bytes or 0,
@@ -411,7 +422,11 @@ def _binding(
 
 
 def _times(a: Answer) -> Times | None:
-    """Bounds from the work of one replica: matrices over tp ranks, every stage in turn."""
+    """Bounds from the work of one replica: matrices over tp ranks, and stages that overlap as well as they can.
+
+    A pipeline of pp stages fed with as many micro-batches is at best pp times as fast as one stage after another; one
+    sequence has nothing to overlap its decode steps with.
+    """
     s, p, w = a.settings, a.profile, a.weights
     if s.gpu is None or w is None:
         return None
@@ -425,16 +440,14 @@ def _times(a: Answer) -> Times | None:
         known = FORMATS.get(s.quantization.format)
         column = (known.compute if known else "") or compute
 
-    def work(flops: Flops, tokens: int, cache: float) -> tuple[Work, ...]:
-        touched = (
-            w.streamed
-            - w.logits
-            + sum(size * formulas.experts_touched(n, n * (1 - k / n) ** tokens) / n for n, k, size in w.expert)
-        )
+    def work(flops: Flops, tokens: int, cache: float, overlap: int) -> tuple[Work, ...]:
+        touched = w.streamed - w.logits + (w.asking if s.encoder_context else 0)
+        touched += sum(size * formulas.experts_touched(n, n * (1 - k / n) ** tokens) / n for n, k, size in w.expert)
+        ranks = tp * overlap
         return (
-            Work("linear", flops.linear * share / tp, touched / tp, column),
-            Work("attention", flops.attention * share / tp, cache, compute),
-            Work("logits", flops.logits * share / tp, w.logits / tp, compute),
+            Work("linear", flops.linear * share / ranks, touched / ranks, column),
+            Work("attention", flops.attention * share / ranks, cache / overlap, compute),
+            Work("logits", flops.logits * share / ranks, w.logits / ranks, compute),
         )
 
     rank_read = sum(read_bytes(group, s.formats, s.context, s.encoder_context, s.tp) for group in p.reads)
@@ -442,13 +455,17 @@ def _times(a: Answer) -> Times | None:
     off = a.spec.offload
     shares = (("host link", off.cpu + off.disk, s.host_bandwidth), ("disk", off.disk, s.disk_bandwidth))
 
-    def transfers(cache: float) -> tuple[Transfer, ...]:
-        return tuple(Transfer(name, cache * part, rate) for name, part, rate in shares if part)
+    def transfers(cache: float, overlap: int) -> tuple[Transfer, ...]:
+        return tuple(Transfer(name, cache * part / overlap, rate) for name, part, rate in shares if part)
 
-    efficiencies = (s.compute_efficiency, s.bandwidth_efficiency)
-    new, old = sequences * written, sequences * rank_read
-    prefill = bound(s.gpu, work(a.prefill, sequences * s.context, new), *efficiencies, transfers(new))
-    decode = bound(s.gpu, work(a.decode, sequences, old), *efficiencies, transfers(old))
+    def bounded(flops: Flops, tokens: int, cache: float) -> Bound | None:
+        overlap = min(s.pp, tokens)
+        assert s.gpu is not None
+        items = work(flops, tokens, cache, overlap)
+        return bound(s.gpu, items, s.compute_efficiency, s.bandwidth_efficiency, transfers(cache, overlap))
+
+    prefill = bounded(a.prefill, sequences * s.context, sequences * written)
+    decode = bounded(a.decode, sequences, sequences * rank_read)
     if prefill is None or decode is None:
         return None
     return Times(prefill, decode, s.batch / decode.seconds)

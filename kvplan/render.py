@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kvplan.units import format_bytes
+from kvplan.units import format_bytes, format_ratio
 
 if TYPE_CHECKING:
     from kvplan.report import Report
 
-__all__ = ["table", "text"]
+__all__ = ["bars", "bullets", "heading", "papers", "table", "text"]
 
 # Okabe and Ito's palette: told apart without red and green. Patterns tell the same where there is no colour.
 SEGMENTS = (("#0072B2", "█"), ("#E69F00", "▓"), ("#999999", "▒"), ("", "░"))
+GAP = 2  # blanks between columns
+FOLD = 16  # characters that a word other than a name or a number keeps together
+NO_LIMIT = 100_000
 
 
 def console(width: int, color: bool) -> Console:
-    """A Rich console that draws into a string."""
+    """A Rich console that draws into a string, taking every text as it stands: ``[@L:G]`` is notation, not markup."""
     return Console(
         file=StringIO(),
         width=max(width, 40),
         force_terminal=color,
         no_color=not color,
         color_system="truecolor" if color else None,
+        markup=False,
+        emoji=False,
         highlight=False,
         soft_wrap=False,
         legacy_windows=False,
@@ -51,13 +59,15 @@ def text(report: Report, width: int, color: bool) -> str:
         for line in memory_bar(report, c.width):
             c.print(line)
     c.print()
-    rows = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    rows.add_column(style="", no_wrap=False)
-    rows.add_column(justify="right", style="bold", no_wrap=True)
-    rows.add_column(style="dim", no_wrap=False)
-    for row in report.rows():
+    lines = list(report.rows())
+    widths = column_widths(lines, c.width)
+    rows = Table(box=None, show_header=False, padding=(0, GAP, 0, 0), pad_edge=False)
+    rows.add_column(width=widths[0])
+    rows.add_column(justify="right", style="bold", width=widths[1])
+    rows.add_column(style="dim", width=widths[2])
+    for row in lines:
         rows.add_row(*row)
-    c.print(rows)
+    c.print(rows, width=max(c.width, spanned(widths)), crop=False)
     for title, items in (
         ("notes", report.notes),
         ("left out", tuple(f"{o.path}: {o.why}" for o in report.omitted)),
@@ -79,40 +89,154 @@ def _bullet(item: str) -> Table:
     return grid
 
 
+def column_widths(rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Columns' widths that share out ``width``: the widest gives way first, and none breaks a name or a number.
+
+    The first column holds names; in the others a word that is no number (an address) may be folded beyond FOLD
+    characters. Where names and numbers alone are wider than ``width``, so is the sum.
+    """
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(cell_len, column)) for column in columns]
+    least = []
+    for i, column in enumerate(columns):
+        words = [word for cell in column for word in cell.split()]
+        whole = [cell_len(word) for word in words if i == 0 or word[:1].isdigit()]
+        broken = [min(cell_len(word), FOLD) for word in words]
+        # an owner map names every layer in one word: beyond half of the line even a name is folded
+        least.append(max([1, *broken, *(min(n, max(width // 2, 40)) if i == 0 else n for n in whole)]))
+    while spanned(widths) > width and any(map(int.__gt__, widths, least)):
+        i = max((i for i in range(len(widths)) if widths[i] > least[i]), key=lambda i: widths[i])
+        widths[i] -= 1
+    return widths
+
+
+def spanned(widths: Sequence[int]) -> int:
+    """Characters of a line whose columns have these widths."""
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
 def memory_bar(report: Report, width: int) -> list[Text]:
-    """One GPU's memory as a bar and its legend; the cells add up to the width, a part that exists gets at least one."""
+    """One GPU's memory as a bar and the lines of its legend, which break between items only.
+
+    The cells add up to the width, a part that exists gets at least one. What does not fit is said, not drawn.
+    """
     assert report.capacity is not None
     usable = report.capacity.usable_bytes
     parts = report.memory()
     used = sum(size for _, size in parts)
-    parts = [*parts, ("free", max(usable - used, 0))]
+    if used <= usable:
+        parts = [*parts, ("free", usable - used)]
     whole = max(usable, used)
-    cells = width - 2
-    bar, legend = Text("▕"), Text(" ")
-    left = cells
+    bar, legend = Text("▕"), []
+    left = width - 2
     for i, (name, size) in enumerate(parts):
         style, block = SEGMENTS[i]
-        n = left if i == len(parts) - 1 else min(left, max(round(size * cells / whole), 1 if size else 0))
+        n = left if i == len(parts) - 1 else min(left, max(round(size * (width - 2) / whole), 1 if size else 0))
         left -= n
         bar.append(block * n, style)
-        if i:
-            legend.append("  ")
-        legend.append(f"{block} ", style)
-        legend.append(f"{name} {format_bytes(size)}")
+        legend.append(Text.assemble((f"{block} ", style), f"{name} {format_bytes(size)}"))
+    if used > usable:
+        legend.append(Text(f"missing {format_bytes(used - usable)}"))
     bar.append("▏")
-    return [bar, legend]
+    lines = [Text(" ").append_text(legend[0])]
+    for item in legend[1:]:
+        if lines[-1].cell_len + 2 + item.cell_len <= width:
+            lines[-1].append("  ").append_text(item)
+        else:
+            lines.append(Text(" ").append_text(item))
+    return [bar, *lines]
 
 
-def table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]], width: int, color: bool) -> str:
-    """A plain listing; numbers are right-aligned where every cell of a column is one."""
+def bullets(items: Iterable[str], width: int, color: bool) -> str:
+    """Sentences, each behind a dot and wrapped beside it."""
     c = console(width, color)
-    drawing = Table(title=None, box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for item in items:
+        c.print(_bullet(item))
+    return drawn(c)
+
+
+def bars(
+    names: tuple[str, ...],
+    labels: Sequence[str],
+    values: Sequence[tuple[float, ...]],
+    width: int,
+    color: bool,
+) -> str:
+    """One group of bars per label, one bar per name: the longest fills the line, and its number stands at the end.
+
+    Bars of different names differ by block as well as by colour; what exists gets at least one cell.
+    """
+    c = console(min(width, 120), color)  # longer bars say no more
+    legend = Text()
+    for i, name in enumerate(names):
+        legend.append(f"{'   ' if i else ''}{SEGMENTS[i][1]} ", SEGMENTS[i][0])
+        legend.append(name)
+    legend.append("   (1 = as published)", "dim")
+    c.print(legend)
+    beside = min(max(map(len, labels)), max(c.width // 3, 12))
+    largest = max((value for group in values for value in group), default=0.0) or 1.0
+    cells = c.width - beside - 9  # a blank, the bar, a blank and seven characters of number
+    for label, group in zip(labels, values, strict=True):
+        for i, value in enumerate(group):
+            short = label if len(label) <= beside else label[: beside - 1] + "…"
+            line = Text(f"{'' if i else short:<{beside}} ")
+            style, block = SEGMENTS[i]
+            line.append(block * max(round(value * cells / largest), 1 if value else 0), style)
+            line.append(f" {format_ratio(value)}")
+            c.print(line)
+    return drawn(c)
+
+
+def heading(line: str, width: int, color: bool) -> str:
+    """A line that stands above what it names, wrapped where it is too long."""
+    c = console(width, color)
+    c.print(Text(line, style="bold"))
+    return drawn(c)
+
+
+def papers(rows: list[dict[str, Any]], width: int, color: bool) -> str:
+    """The literature, a paragraph each: name and source, notation, what rises and what falls, and why."""
+    c = console(width, color)
+    for row in rows:
+        if row is not rows[0]:
+            c.print()
+        c.print(Text.assemble((row["name"], "bold"), f" {row['year']}  ", (row["source"], "dim")))
+        if row["notation"]:
+            c.print(Text("  " + row["notation"], style="#0072B2"))
+        moved = [f"{name} {ARROWS[way]}" for name, way in row["changes"].items() if way != "same"]
+        kept = [name for name, way in row["changes"].items() if way == "same"]
+        words = ["  ".join(moved)] if moved else []
+        words += [f"same: {', '.join(kept)}"] if kept else []
+        c.print(Padding(Text("  |  ".join(words)), (0, 0, 0, 2)))
+        c.print(Padding(Text(row["summary"], style="dim"), (0, 0, 0, 2)))
+    return drawn(c)
+
+
+ARROWS = {"down": "↓", "up": "↑"}
+
+
+def table(
+    title: str,
+    header: tuple[str, ...],
+    rows: list[tuple[str, ...]],
+    width: int | None,
+    color: bool,
+    *,
+    right: bool = False,
+) -> str:
+    """A plain listing; numbers are right-aligned where every cell of a column is one, or all but the first column.
+
+    Names and numbers are never broken (see ``column_widths``); without a ``width``, nothing is.
+    """
+    c = console(NO_LIMIT if width is None else width, color)
+    widths = column_widths([header, *rows], c.width)
+    drawing = Table(title=None, box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
     for i, name in enumerate(header):
-        numeric = all(row[i][:1].isdigit() for row in rows) if rows else False
-        drawing.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        numeric = i > 0 if right else all(row[i][:1].isdigit() for row in rows) if rows else False
+        drawing.add_column(name, justify="right" if numeric else "left", overflow="fold", width=widths[i])
     for row in rows:
         drawing.add_row(*row)
     if title:
         c.print(Text(title, style="bold"))
-    c.print(drawing)
+    c.print(drawing, width=max(c.width, spanned(widths)), crop=False)
     return drawn(c)

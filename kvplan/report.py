@@ -6,17 +6,16 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from kvplan.costs import Held, Omission, Term, entries, held_bytes
-from kvplan.planner import Answer, Capacity, on_gpu
+from kvplan.described import described_scheme, shown_scheme
+from kvplan.planner import Answer, Capacity, Stage, on_gpu
 from kvplan.settings import RUNTIME_SOURCE
 from kvplan.specs import Attention
-from kvplan.units import format_bytes, format_count, format_seconds, format_si
+from kvplan.units import format_bytes, format_count, format_parameters, format_seconds, format_si
 from kvplan.version import __version__
 
 __all__ = ["SCHEMA", "Report"]
 
 SCHEMA = 1
-# (flag to show, keyword arguments that ask again, or None where it does not apply)
-Attempt = tuple[str, dict[str, Any]]
 
 
 class _Asked(NamedTuple):
@@ -89,6 +88,7 @@ class Report(_Asked):
                 "name": spec.name,
                 "model_type": spec.model_type,
                 "layers": len(spec.layers),
+                "scheme": described_scheme(spec),
                 "parameters": a.profile.parameters,
                 "active_parameters": a.profile.active_parameters,
                 "max_context": spec.max_context,
@@ -154,19 +154,21 @@ class Report(_Asked):
         return "\n".join(lines) + "\n"
 
     def headline(self) -> str:
-        """Model, type, layers and parameters on one line."""
+        """Model, type, how it keeps its cache, layers and parameters on one line."""
         a = self.answer
         total, active = a.profile.parameters, a.profile.active_parameters
-        some = f" ({_parameters(active)} active)" if active != total else ""
+        some = f" ({format_parameters(active)} active)" if active != total else ""
         layers = f"{len(a.spec.layers)} layers"
-        return f"{a.spec.name} · {a.spec.model_type} · {layers} · {_parameters(total)} parameters{some}"
+        scheme = shown_scheme(a.spec)
+        kind = f"{a.spec.model_type} · {scheme}" if scheme else a.spec.model_type
+        return f"{a.spec.name} · {kind} · {layers} · {format_parameters(total)} parameters{some}"
 
     def verdict(self) -> str:
         """Fits or not, by how much, and what binds; without a GPU, the size of the cache."""
         a, c = self.answer, self.capacity
         s = a.settings
         engine = f"{s.engine.name} {s.engine.version}".strip()
-        where = f"{s.batch} × {format_count(s.context)} tokens, {s.formats.key.name} cache, engine {engine}"
+        where = f"{s.batch} × {format_count(s.context)} tokens, {_cache_name(a)} cache, engine {engine}"
         if c is None:
             return f"{format_bytes(a.kv_bytes)} of cache for {where}"
         gpus = s.tp * s.pp * s.dp
@@ -181,12 +183,18 @@ class Report(_Asked):
     def memory(self) -> list[tuple[str, int]]:
         """Bytes on the fullest GPU: weights, cache, overhead (engine storage, activations, runtime)."""
         a = self.answer
-        stage = max(a.stages, key=lambda st: st.weights + a.settings.rank_sequences * st.lean.at(a.settings.context))
-        kv = a.settings.rank_sequences * on_gpu(a.spec, stage.lean.at(a.settings.context))
+        s = a.settings
+
+        def parts(stage: Stage) -> tuple[int, int, int]:
+            storage = stage.lean.storage(s.context) if s.engine.prefill_storage else 0
+            kv = on_gpu(a.spec, stage.lean.at(s.context))
+            return stage.weights, s.rank_sequences * kv, s.rank_sequences * storage
+
+        weights, kv, storage = max((parts(stage) for stage in a.stages), key=sum)
         return [
-            ("weights", stage.weights),
+            ("weights", weights),
             ("KV cache", kv),
-            ("overhead (estimated)", a.storage + a.activations + a.settings.runtime_bytes),
+            ("overhead (estimated)", storage + a.activations + s.runtime_bytes),
         ]
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
@@ -233,9 +241,13 @@ class Report(_Asked):
             yield "tokens/s, upper bound", f"{t.tokens_per_s:,.0f}", f"batch {s.batch}"
 
 
-def _parameters(n: int) -> str:
-    """Parameters the way models are named: 8.03B, 135M."""
-    return f"{n / 1e9:.2f}B" if n >= 10**9 else f"{n / 1e6:.4g}M"
+def _cache_name(a: Answer) -> str:
+    """The format of the cache; K and V by name where they differ, and a latent is stored as K is."""
+    formats = a.settings.formats
+    if formats.key.name == formats.value.name:
+        return formats.key.name
+    latents = any(part.store_as == "latent" for store in a.profile.plan.stores for part in store.parts)
+    return formats.latent.name if latents else f"{formats.key.name} K and {formats.value.name} V"
 
 
 def _cell(text: str) -> str:
@@ -316,6 +328,8 @@ def _terms(a: Answer) -> Iterator[Term]:
             f"2 x rows x width x vocabulary; {rows}",
             "kvplan/formulas.py: linear_flops",
         )
+    if s.tp * s.pp * s.dp > 1:
+        yield from _rank_terms(a)
     if s.memory_bytes is not None:
         yield from _memory_terms(a)
     if a.times:
@@ -329,6 +343,21 @@ def _terms(a: Answer) -> Iterator[Term]:
                     f"max(FLOPs / peak, bytes / bandwidth), {side}-bound",
                     s.gpu.tflops_source if s.gpu else "",
                 )
+
+
+def _rank_terms(a: Answer) -> Iterator[Term]:
+    """What the fullest GPU holds of weights and caches, where there are several; paths say that they are per GPU."""
+    s = a.settings
+    heaviest = max(a.stages, key=lambda stage: stage.weights)
+    if a.weights:
+        rule = "its layers, matrices / tp, norms and latents whole"
+        yield Term("per_gpu/weights", heaviest.weights, "bytes", a.weights.basis, rule, a.weights.source)
+    fullest = max(a.stages, key=lambda stage: stage.lean.at(s.context))
+    for held in fullest.held:
+        size = s.rank_sequences * held_bytes(held, s.context, s.encoder_context, s.page)
+        path = f"per_gpu/{held.path} ({held.layers} layer{'s' if held.layers > 1 else ''})"
+        rule = f"{s.rank_sequences} sequences, max(ceil(heads / tp), 1) heads"
+        yield Term(path, size, "bytes", "exact", rule, "kvplan/formulas.py: heads_per_rank")
 
 
 def _memory_terms(a: Answer) -> Iterator[Term]:
@@ -419,6 +448,10 @@ def _notes(a: Answer) -> Iterator[str]:
             yield f"memory of {s.gpu.name} is estimated: {s.gpu.memory_source}"
         if a.times is None and a.weights is not None:
             yield f"no time bounds: the preset of {s.gpu.name} states no rate for {s.formats.compute.name}"
+    if dict(s.inputs)["kv_dtype"].startswith("k=") and "latent" in {
+        p.store_as for st in a.profile.plan.stores for p in st.parts
+    }:
+        yield "latents are stored in K's format; the format of V has no effect on them"
     yield from s.engine.ignores
 
 
@@ -430,26 +463,30 @@ def _suggest(report: Report) -> Iterator[str]:
     if c is None or c.fits:
         return
     s = a.settings
-    attempts: list[Attempt] = []
+    attempts: list[dict[str, Any]] = []
     if c.max_context:
-        attempts.append((f"--context {c.max_context}", {"context": c.max_context}))
+        attempts.append({"context": c.max_context})
     if c.max_batch:
-        attempts.append((f"--batch {c.max_batch}", {"batch": c.max_batch}))
-    if s.formats.key.element_bits > 8:
-        attempts.append(("--kv-dtype fp8", {"kv_dtype": "fp8"}))
-        attempts.append(("--kv-dtype int4", {"kv_dtype": "int4"}))
-    attempts += [(f"--tp {tp}", {"tp": tp}) for tp in (2, 4, 8, 16) if tp > s.tp]
+        attempts.append({"batch": c.max_batch})
+    smaller = s.formats.key.element_bits > 8
+    if smaller:
+        attempts += [{"kv_dtype": name} for name in ("fp8", "int4")]
     if s.quantization is None:
-        attempts += [(f"--weight-dtype {name}", {"weight_dtype": name}) for name in ("fp8", "int4")]
-    done: set[str] = set()
-    for flag, change in attempts:
-        name = flag.split()[0]
-        if name in done:
+        attempts += [{"weight_dtype": name} for name in ("fp8", "int4")]
+    attempts += [{"tp": tp} for tp in (2, 4, 8) if tp > s.tp]
+    if smaller and s.quantization is None:
+        attempts.append({"kv_dtype": "fp8", "weight_dtype": "fp8"})
+    attempts += [{"tp": max(s.tp, 8), "pp": pp} for pp in (2, 4, 8, 16) if pp > s.pp]
+    done: set[tuple[str, ...]] = set()
+    for change in attempts:
+        names = tuple(change)
+        # nothing larger of the same kind, and no pipeline where tensor parallelism or less was enough
+        if names in done or ("pp" in change and ("tp",) in done):
             continue
         try:
             fits = report.again(**change).fits
         except KvplanError:
             continue
         if fits:
-            done.add(name)
-            yield flag
+            done.add(names)
+            yield " ".join(f"--{name.replace('_', '-')} {value}" for name, value in change.items())

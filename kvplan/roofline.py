@@ -16,12 +16,22 @@ class Work(NamedTuple):
     column: str  # bf16, fp8 ...
 
 
+class Transfer(NamedTuple):
+    """Bytes that come over a link beside the GPU's own work, at best while it computes."""
+
+    path: str
+    bytes: float
+    bytes_per_s: float
+
+
 class Bound(NamedTuple):
     """A lower bound of a pass: seconds, which side binds most of it, and each term's (path, seconds, side)."""
 
     seconds: float
     side: str  # compute | memory | link
     terms: tuple[tuple[str, float, str], ...]
+    work: tuple[Work, ...]  # what the terms were made from
+    transfers: tuple[Transfer, ...]
 
 
 # Where a GPU has no rate for a format, kernels convert to the next one here.
@@ -37,14 +47,6 @@ def peak_flops(gpu: Gpu, column: str) -> tuple[float, str] | None:
         tried.add(column)
         column = FALLBACK.get(column, "")
     return (gpu.tflops["fp32"] * 1e12, "fp32") if "fp32" in gpu.tflops else None
-
-
-class Transfer(NamedTuple):
-    """Bytes that come over a link beside the GPU's own work, at best while it computes."""
-
-    path: str
-    bytes: float
-    bytes_per_s: float
 
 
 def bound(
@@ -78,4 +80,4 @@ def bound(
         terms.append((transfer.path, seconds, "link"))
         if seconds > total:
             total, name = seconds, "link"
-    return Bound(total, name, tuple(terms))
+    return Bound(total, name, tuple(terms), work, transfers)

@@ -7,7 +7,7 @@ from kvplan.costs import Formats, resolve_formats
 from kvplan.engines import Engine, find_engine
 from kvplan.errors import InvalidInput
 from kvplan.formats import find_format
-from kvplan.specs import PLAIN, Attention, Latent, ModelSpec, Quantization, QuantRule, Storage
+from kvplan.specs import PLAIN, Attention, ModelSpec, Quantization, QuantRule, Recurrent, Storage
 from kvplan.units import parse_bytes, parse_count
 
 __all__ = ["DEFAULT_CONTEXT", "PREFILL_CHUNK", "Settings", "read_settings"]
@@ -102,6 +102,8 @@ def read_settings(
     tokens, sequences = parse_count(context, "context"), parse_count(batch, "batch")
     encoder = parse_count(encoder_context, "encoder_context", least=0)
     formats = resolve_formats(spec, dtype, kv_dtype, cache_type_k, cache_type_v)
+    if gpu is not None and not isinstance(gpu, str):
+        raise InvalidInput("gpu", gpu, "the name of an accelerator, e.g. h100-80gb-sxm")
     device = find_gpu(gpu) if gpu is not None else None
     memory_bytes = parse_bytes(memory, "memory") if memory is not None else device.memory_bytes if device else None
     ranks = parse_count(tp, "tp"), parse_count(pp, "pp"), parse_count(dp, "dp")
@@ -236,7 +238,10 @@ def _check_parallel(spec: ModelSpec, tp: int, pp: int, dp: int) -> None:
         return
     for layer in spec.layers:
         for mixer in layer.mixers:
-            if not isinstance(mixer, (Attention, Latent)):
+            if isinstance(mixer, Recurrent):
+                for part in mixer.state:
+                    if part.shard == "heads" and part.heads % tp:
+                        raise InvalidInput("tp", tp, f"a divisor of the {part.heads} heads or channels of the state")
                 continue
             if mixer.heads % tp:
                 raise InvalidInput("tp", tp, f"a divisor of the {mixer.heads} attention heads")

@@ -54,6 +54,7 @@ class Weight(NamedTuple):
     fused: bool = False  # experts held as one 3-D parameter: quantisers that walk nn.Linear skip it
     pieces: int = 1  # matrices that the outputs are cut into where a checkpoint stores each on its own
     asks_encoder: bool = False  # multiplies tokens only where there are encoder tokens to look at
+    cached: bool = False  # makes what the cache holds: gone where another layer's KV is read, else run on every token
 
     @property
     def elements(self) -> int:
@@ -150,6 +151,8 @@ class Attention(NamedTuple):
     rank_v: int = 0
     extra_parts: tuple[Part, ...] = ()  # beside keys and values in the same store
     merged: bool = False  # reads another layer's store but keeps its own projections (MiniCache)
+    seen: tuple[str, ...] = ()  # names of the parts it reads where that is not all of the store (MiniCache)
+    key_norm_stays: bool = False  # the class builds the key norm even where another layer's keys are read
 
 
 class Latent(NamedTuple):

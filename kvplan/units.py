@@ -19,6 +19,8 @@ __all__ = [
     "LARGEST_COUNT",
     "format_bytes",
     "format_count",
+    "format_parameters",
+    "format_ratio",
     "format_seconds",
     "format_si",
     "parse_bytes",
@@ -60,6 +62,24 @@ def format_count(n: int) -> str:
     '131,072'
     """
     return f"{n:,}"
+
+
+def format_parameters(n: int) -> str:
+    """Parameters the way models are named.
+
+    >>> format_parameters(8030261248), format_parameters(134515008)
+    ('8.03B', '134.5M')
+    """
+    return f"{n / 1e9:.2f}B" if n >= 10**9 else f"{n / 1e6:.4g}M"
+
+
+def format_ratio(value: float) -> str:
+    """A ratio with three decimals, two digits where that would show nothing.
+
+    >>> format_ratio(0.5), format_ratio(8.0), format_ratio(0.00041)
+    ('0.500', '8.000', '0.00041')
+    """
+    return f"{value:.3f}" if value >= 0.01 or value == 0 else f"{value:.2g}"
 
 
 def format_seconds(seconds: float) -> str:

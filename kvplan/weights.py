@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
+from kvplan.cache import targets
 from kvplan.formats import find_format
 from kvplan.num import ceildiv
 from kvplan.specs import (
@@ -14,12 +15,14 @@ from kvplan.specs import (
     Compressed,
     Dense,
     Factored,
+    Indexer,
     Latent,
     Layer,
     Mixer,
     ModelSpec,
     MoE,
     Quantization,
+    Recurrent,
     Storage,
     Tower,
     Weight,
@@ -30,7 +33,9 @@ __all__ = [
     "active_parameters",
     "count_parameters",
     "layer_weights",
+    "named_layer_weights",
     "outer_weights",
+    "owns_kv",
     "storage_bits",
     "storage_of",
     "stored_bits",
@@ -38,14 +43,14 @@ __all__ = [
 ]
 
 
-def attention_weights(hidden: int, a: Attention, layer: int) -> Iterator[Weight]:
+def attention_weights(hidden: int, a: Attention, owns: bool) -> Iterator[Weight]:
     """Projections of softmax attention; keys and values vanish in a layer that reads another layer's KV."""
     q, k, v, o = (f"{a.module}.{name}" for name in a.names.split())
     width_in = a.input_hidden or hidden
     yield Weight(q, width_in, a.heads * a.key_dim, "q" in a.bias, tie=a.tie and f"{a.tie}.q", asks_encoder=a.cross)
-    if a.reads is None or a.reads == layer or a.merged:
+    if owns or a.merged:
         source = a.cross_hidden or width_in
-        plain = Weight("", source, 0, shard=f"kv{a.kv_heads}", kind="cross" if a.cross else "linear")
+        plain = Weight("", source, 0, shard=f"kv{a.kv_heads}", kind="cross" if a.cross else "linear", cached=True)
         sides = [(k, "k", a.kv_heads * a.key_dim, a.rank_k)]
         if not a.value_is_key:
             sides.append((v, "v", a.kv_heads * a.value_dim, a.rank_v))
@@ -58,19 +63,24 @@ def attention_weights(hidden: int, a: Attention, layer: int) -> Iterator[Weight]
                 whole = whole._replace(module=f"{module}.up", inputs=rank)
             yield whole
         yield from a.kv_extra
-        if a.qk_norm:
+    if a.qk_norm:
+        if owns or a.merged or a.key_norm_stays:
             width = a.key_dim * (a.kv_heads if a.qk_norm == "all" else 1)
             yield vector(f"{a.module}.k_norm", width * a.qk_norm_params, a.tie and f"{a.tie}.k_norm")
-    if a.qk_norm:
         width = a.key_dim * (a.heads if a.qk_norm == "all" else 1)
         yield vector(f"{a.module}.q_norm", width * a.qk_norm_params, a.tie and f"{a.tie}.q_norm")
     yield Weight(o, a.heads * a.value_dim, hidden, "o" in a.bias, tie=a.tie and f"{a.tie}.o", asks_encoder=a.cross)
     yield from a.extra
-    if a.indexer is not None and not a.indexer.shares:
-        yield from a.indexer.weights
+    yield from _indexer_weights(a.indexer, owns)
 
 
-def latent_weights(hidden: int, m: Latent, layer: int) -> Iterator[Weight]:
+def _indexer_weights(index: Indexer | None, owns: bool) -> Iterator[Weight]:
+    """Queries and gates of an indexer; its keys are cached beside the layer's KV and vanish with them."""
+    if index is not None and not index.shares:
+        yield from (w for w in index.weights if owns or not w.cached)
+
+
+def latent_weights(hidden: int, m: Latent, owns: bool) -> Iterator[Weight]:
     """Projections of MLA: low-rank queries where there are any, the shared latent, its expansion, the output."""
     queries = m.heads * (m.nope_dim + m.rope_dim)
     if m.q_rank:
@@ -79,40 +89,48 @@ def latent_weights(hidden: int, m: Latent, layer: int) -> Iterator[Weight]:
         yield Weight(f"{m.module}.q_b_proj", m.q_rank, queries)
     else:
         yield Weight(f"{m.module}.q_proj", hidden, queries)
-    if m.reads is None or m.reads == layer:
-        yield Weight(f"{m.module}.kv_a_proj_with_mqa", hidden, m.kv_rank + m.rope_dim, "a" in m.bias, shard="none")
+    if owns:
+        latent = Weight(f"{m.module}.kv_a_proj_with_mqa", hidden, m.kv_rank + m.rope_dim, "a" in m.bias, shard="none")
+        yield latent._replace(cached=True)
         yield vector(f"{m.module}.kv_a_layernorm", m.kv_rank * m.norm_params)
     yield Weight(f"{m.module}.kv_b_proj", m.kv_rank, m.heads * (m.nope_dim + m.value_dim))
     yield Weight(f"{m.module}.o_proj", m.heads * m.value_dim, hidden, "o" in m.bias)
     yield from m.extra
-    if m.indexer is not None and not m.indexer.shares:
-        yield from m.indexer.weights
+    yield from _indexer_weights(m.indexer, owns)
 
 
-def factored_weights(hidden: int, f: Factored, layer: int) -> Iterator[Weight]:
+def factored_weights(hidden: int, f: Factored, owns: bool) -> Iterator[Weight]:
     """Projections of TPA: per rank one vector over heads and one over dims for queries, keys and values (Table 1)."""
     ranks = [("q", f.rank_q)]
-    if f.reads is None or f.reads == layer:
+    if owns:
         ranks += [("k", f.rank_k), ("v", f.rank_v)]
     for letter, rank in ranks:
-        yield Weight(f"{f.module}.{letter}_heads", hidden, rank * f.heads)
-        yield Weight(f"{f.module}.{letter}_dims", hidden, rank * f.dim, shard="none")
+        cached = letter != "q"
+        yield Weight(f"{f.module}.{letter}_heads", hidden, rank * f.heads, cached=cached)
+        yield Weight(f"{f.module}.{letter}_dims", hidden, rank * f.dim, shard="none", cached=cached)
     yield Weight(f"{f.module}.o_proj", f.heads * f.dim, hidden, "o" in f.bias)
     yield from f.extra
 
 
-def mixer_weights(hidden: int, mixer: Mixer, layer: int) -> Iterator[Weight]:
-    """Tensors of one mixer."""
+def mixer_weights(hidden: int, mixer: Mixer, owns: bool) -> Iterator[Weight]:
+    """Tensors of one mixer; ``owns`` says whether it makes the keys and values of a cache."""
     if isinstance(mixer, Attention):
-        return attention_weights(hidden, mixer, layer)
+        return attention_weights(hidden, mixer, owns)
     if isinstance(mixer, Latent):
-        return latent_weights(hidden, mixer, layer)
+        return latent_weights(hidden, mixer, owns)
     if isinstance(mixer, Compressed):
-        owns = mixer.reads is None or mixer.reads == layer
-        return iter(mixer.weights + mixer.kv_weights if owns else mixer.weights)
+        made = tuple(w._replace(cached=True) for w in mixer.kv_weights) if owns else ()
+        return iter(mixer.weights + made)
     if isinstance(mixer, Factored):
-        return factored_weights(hidden, mixer, layer)
+        return factored_weights(hidden, mixer, owns)
     return iter(mixer.weights)
+
+
+def owns_kv(spec: ModelSpec, layer: int, position: int, mixer: Mixer) -> bool:
+    """Whether a mixer makes keys and values: for itself, or, though it reads another's, for those that read its own."""
+    if isinstance(mixer, Recurrent) or mixer.reads is None or mixer.reads == layer:
+        return True
+    return (layer, position) in targets(spec)
 
 
 def mlp_weights(hidden: int, mlp: Dense | MoE) -> Iterator[Weight]:
@@ -151,17 +169,25 @@ def mlp_weights(hidden: int, mlp: Dense | MoE) -> Iterator[Weight]:
 
 def layer_weights(spec: ModelSpec, index: int) -> list[Weight]:
     """Every tensor of layer ``index``; ties are not yet merged."""
+    return [weight for _, weight in named_layer_weights(spec, index)]
+
+
+def named_layer_weights(spec: ModelSpec, index: int) -> Iterator[tuple[str, Weight]]:
+    """Every tensor of layer ``index`` with what it belongs to: attention, recurrent, mlp, norms and others."""
     layer: Layer = spec.layers[index]
-    weights = [w for mixer in layer.mixers for w in mixer_weights(spec.hidden, mixer, index)]
-    mlps = [w for mlp in layer.mlps for w in mlp_weights(spec.hidden, mlp)]
-    if layer.mixers and all(isinstance(mixer, Attention) and mixer.cross for mixer in layer.mixers):
-        # a layer that looks at nothing but the encoder is skipped as a whole where there are no encoder tokens
-        mlps = [w._replace(asks_encoder=True) for w in mlps]
-    weights += mlps
-    weights += layer.extra
+    for position, mixer in enumerate(layer.mixers):
+        name = "recurrent" if isinstance(mixer, Recurrent) else "attention"
+        for weight in mixer_weights(spec.hidden, mixer, owns_kv(spec, index, position, mixer)):
+            yield name, weight
+    # a layer that looks at nothing but the encoder is skipped as a whole where there are no encoder tokens
+    skipped = bool(layer.mixers) and all(isinstance(mixer, Attention) and mixer.cross for mixer in layer.mixers)
+    for mlp in layer.mlps:
+        for weight in mlp_weights(spec.hidden, mlp):
+            yield "mlp", weight._replace(asks_encoder=True) if skipped else weight
+    for weight in layer.extra:
+        yield "norms and others", weight
     if layer.norms:
-        weights.append(vector("norms", layer.norms))
-    return weights
+        yield "norms and others", vector("norms", layer.norms)
 
 
 def outer_weights(spec: ModelSpec) -> list[Weight]:

@@ -77,9 +77,12 @@ def test_what_to_try_is_true() -> None:
     assert report.fits is False
     assert report.suggestions
     for suggestion in report.suggestions:
-        flag, value = suggestion.split()
-        name = flag.removeprefix("--").replace("-", "_")
-        assert kvplan.plan(LLAMA, **(question | {name: value})).fits, suggestion
+        words = suggestion.split()
+        change = {
+            flag.removeprefix("--").replace("-", "_"): value
+            for flag, value in zip(words[::2], words[1::2], strict=True)
+        }
+        assert kvplan.plan(LLAMA, **(question | change)).fits, suggestion
 
 
 def test_numbers_instead_of_a_model() -> None:

@@ -135,8 +135,12 @@ def _finish(spec: ModelSpec, config: Config, name: str) -> ModelSpec:
     title = name or config.raw.get("_name_or_path") or spec.name or spec.model_type
     changes: dict[str, Any] = {"name": str(title)[:200]}
     dtype, note = read_dtype(config)
-    if note:
-        changes["notes"] = (*spec.notes, note)
+    notes = [*spec.notes, note] if note else [*spec.notes]
+    assumed = config.assumed()
+    if assumed:
+        listed = ", ".join(f"{key} = {value:,}" for key, value in assumed.items())
+        notes.append(f"the config omits shape keys; taken from the class's defaults: {listed}")
+    changes["notes"] = tuple(notes)
     changes["dtype"] = dtype
     quantization, kv_dtype = read_quantization(config)
     if quantization is not None:

@@ -90,6 +90,8 @@ HARMLESS = frozenset(
         "compression_config",
     ]
 )
+# Shape keys whose class default is worth a word: a file that omits them is answered, and the report says with what.
+SHAPE_KEYS = frozenset({"num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size"})
 HARMLESS_STARTS = ("rescale_", "time_step_", "mamba_dt_", "keys_to_ignore")
 
 
@@ -112,7 +114,8 @@ class Config:
             raise InvalidInput(path or "config", raw, "a JSON object", where)
         self.raw: dict[str, Any] = raw
         self.where, self.path = where, path
-        self.read: set[str] = set()
+        self.read: set[builtins.str] = set()
+        self.defaulted: dict[builtins.str, builtins.int] = {}
         self.children: list[Config] = []
 
     # --- typed access; every getter marks its key as read ----------------------------------------------------------
@@ -144,6 +147,8 @@ class Config:
         if value is None:
             if default is None:
                 raise self.error(key, "missing", "a whole number (the config omits it)")
+            if key in SHAPE_KEYS:
+                self.defaulted[self.path + key] = default
             return default
         return self._whole(key, value, least, most)
 
@@ -254,6 +259,13 @@ class Config:
             if key not in self.read and value not in (None, False, 0, [], {}, "") and changes_cache(key)
         ]
         return left + [key for child in self.children for key in child.unread()]
+
+    def assumed(self) -> dict[builtins.str, builtins.int]:
+        """Shape keys that this object or one inside it omits, with the class's default that stands in."""
+        found = dict(self.defaulted)
+        for child in self.children:
+            found |= child.assumed()
+        return found
 
     def finish(self, model_type: builtins.str) -> None:
         """Raises UnreadKeys where a cache-relevant key was left unread."""

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from kvplan.errors import InvalidInput, UnknownName, Unsupported
+from kvplan.errors import InvalidInput, UnknownName, UnreadKeys, Unsupported
 from kvplan.formats import FORMATS
 from kvplan.importers import from_config
-from kvplan.importers.config import LAYER_LIMIT, NUMBER_LIMIT
+from kvplan.importers.config import LAYER_LIMIT, NUMBER_LIMIT, changes_cache
 from kvplan.importers.files import open_file
 from kvplan.specs import ModelSpec, Quantization, QuantRule, Storage, replace
 from kvplan.weights import count_parameters
@@ -257,6 +257,7 @@ class _Facts:
 
     def __init__(self, gguf: Gguf, arch: str, where: str) -> None:
         self.metadata, self.arch, self.where = gguf.metadata, arch, where
+        self.read: set[str] = set()
         self.shapes = {tensor.name: tensor.shape for tensor in gguf.tensors}
         blocks = self.whole("block_count", least=1, most=LAYER_LIMIT)
         extra = self.whole("nextn_predict_layers", 0, most=LAYER_LIMIT)  # MTP layers come last and are not the model's
@@ -269,6 +270,7 @@ class _Facts:
         return InvalidInput(f"{self.arch}.{key}", value, rule, self.where)
 
     def get(self, key: str) -> Any:
+        self.read.add(key)
         return self.metadata.get(f"{self.arch}.{key}")
 
     def has(self, key: str) -> bool:
@@ -937,7 +939,22 @@ def spec_from_gguf(path: str | os.PathLike[str]) -> ModelSpec:
     name = gguf.metadata.get("general.name")
     keys = {key: value for key, value in d.items() if value is not None or key in NULLS}
     spec = from_config(keys, name if isinstance(name, str) and name else place.stem, where)
-    return _with_weights(spec, gguf, facts, main)
+    return _with_weights(replace(spec, notes=spec.notes + _unread(facts)), gguf, facts, main)
+
+
+def _unread(facts: _Facts) -> tuple[str, ...]:
+    """A note for a window that llama.cpp does not apply to this architecture; other unread cache keys are an error."""
+    prefix = f"{facts.arch}."
+    left = [
+        key.removeprefix(prefix)
+        for key, value in facts.metadata.items()
+        if key.startswith(prefix) and changes_cache(key.removeprefix(prefix)) and value not in (0, False, [], "")
+    ]
+    left = [key for key in left if key not in facts.read]
+    windows = [key for key in left if "sliding" in key or "window" in key]
+    if set(left) - set(windows):
+        raise UnreadKeys(facts.where, facts.arch, [prefix + key for key in left])
+    return tuple(f"{prefix}{key} is ignored, as llama.cpp does for this architecture" for key in windows)
 
 
 # Keys whose null means something else than a missing key.

@@ -78,9 +78,9 @@ def _sparse_attention(c: Config, layers: int, hidden: int) -> tuple[list[bool], 
     heads, dim = read["heads"], read["dim"]
     weights = (
         Weight("self_attn.index_q_proj", hidden, heads * dim),
-        Weight("self_attn.index_k_proj", hidden, dim, shard="none"),
+        Weight("self_attn.index_k_proj", hidden, dim, shard="none", cached=True),
         vector("self_attn.index_q_norm", dim),
-        vector("self_attn.index_k_norm", dim),
+        vector("self_attn.index_k_norm", dim)._replace(cached=True),
     )
     return sparse, Indexer(heads, dim, read["blocks"] * read["block"], weights, block=read["block"])
 

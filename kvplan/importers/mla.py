@@ -54,8 +54,8 @@ def lightning_indexer(c: Config, hidden: int, q_rank: int, *, heads: int) -> Ind
     n, dim = c.int("index_n_heads", heads), c.int("index_head_dim", 128)
     weights = (
         Weight("self_attn.indexer.wq_b", q_rank, n * dim),
-        Weight("self_attn.indexer.wk", hidden, dim, shard="none"),
-        vector("self_attn.indexer.k_norm", 2 * dim),  # a LayerNorm: weight and bias
+        Weight("self_attn.indexer.wk", hidden, dim, shard="none", cached=True),
+        vector("self_attn.indexer.k_norm", 2 * dim)._replace(cached=True),  # a LayerNorm: weight and bias
         Weight("self_attn.indexer.weights_proj", hidden, n, shard="none"),
     )
     return Indexer(n, dim, c.int("index_topk", 2048), weights)

@@ -65,12 +65,27 @@ def folder_weight_bytes(folder: str | os.PathLike[str]) -> FolderWeights | None:
         return None
     if len(names) > FILE_LIMIT:
         raise InvalidInput("weights", f"{len(names)} safetensors files", f"at most {FILE_LIMIT}", str(place))
+    _complete(names, str(place))
     by_dtype: dict[str, int] = {}
     for name in names:
         for dtype, amount in read_header(place / name).items():
             by_dtype[dtype] = by_dtype.get(dtype, 0) + amount
     plural = f"{len(names)} safetensors files" if len(names) > 1 else names[0]
     return FolderWeights(sum(by_dtype.values()), by_dtype, f"tensor headers of {plural}")
+
+
+def _complete(names: list[str], where: str) -> None:
+    """Raises InvalidInput where shards name themselves `-00001-of-00002` and some of them are absent."""
+    for name in names:
+        stem = name.removesuffix(".safetensors")
+        head, of, count = stem.rpartition("-of-")
+        if of and count.isascii() and count.isdigit() and len(count) <= 5:
+            family = head.rpartition("-")[0]
+            present = sum(
+                other.startswith(f"{family}-") and other.endswith(f"-of-{count}.safetensors") for other in names
+            )
+            if present != int(count):
+                raise InvalidInput("weights", f"{present} shards", f"all {int(count)} that {name} speaks of", where)
 
 
 def _shards(raw: dict[str, object], where: str) -> set[str]:

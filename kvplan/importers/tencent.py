@@ -41,9 +41,8 @@ def _cla_attention(c: Config, hidden: int, layers: int) -> list[Attention]:
     factor = c.int("cla_share_factor", 1)
     if not c.bool("use_cla"):
         return [own] * layers
-    # the follower's key norm is built and never used
-    extra = (vector("self_attn.key_layernorm", own.key_dim),) if norm else ()
-    return [own if i % factor == 0 else replace(own, reads=i - i % factor, extra=extra) for i in range(layers)]
+    own = replace(own, key_norm_stays=True)  # the follower's is built and never used
+    return [own if i % factor == 0 else replace(own, reads=i - i % factor) for i in range(layers)]
 
 
 @importer("hunyuan")

@@ -9,10 +9,22 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import NamedTuple
 
+from kvplan.cache import build_plan
 from kvplan.errors import InvalidInput, UnknownName
-from kvplan.specs import Attention, Compressed, Latent, Layer, Mixer, ModelSpec, replace
+from kvplan.specs import (
+    Attention,
+    Compressed,
+    Factored,
+    Growth,
+    Latent,
+    Layer,
+    Mixer,
+    ModelSpec,
+    Recurrent,
+    replace,
+)
 
-__all__ = ["SCHEMES", "Scheme", "apply", "attention_layers", "change_attention", "scheme"]
+__all__ = ["SCHEMES", "Scheme", "apply", "attention_layers", "change_attention", "scheme", "share", "windowed"]
 
 Change = Callable[[ModelSpec, "Arguments"], ModelSpec]
 
@@ -33,6 +45,21 @@ class Arguments(NamedTuple):
             raise InvalidInput("scheme", self.text, f"{name} as a whole number from {least}")
         return int(value)
 
+    def share(self, name: str, default: str) -> float:
+        """A share of 1 among the arguments, in plain decimals."""
+        value = self.named.get(name, default)
+        digits = value.replace(".", "", 1)
+        if not (digits.isascii() and digits.isdigit() and len(value) < 12) or float(value) > 1:
+            raise InvalidInput("scheme", self.text, f"{name} as a share of 1, e.g. {name}={default}")
+        return float(value)
+
+    def only(self, *names: str, bare: bool = False) -> None:
+        """Raises InvalidInput for an argument that the scheme does not know, so that a typing error is no default."""
+        unknown = sorted(set(self.named) - set(names))
+        if unknown or (self.bare and not bare):
+            known = ", ".join([*(["one bare value"] if bare else []), *(f"{name}=" for name in names)])
+            raise InvalidInput("scheme", self.text, f"these arguments: {known or 'none'}")
+
 
 class Scheme(NamedTuple):
     """One registered scheme: its notation, the axes it writes, and where it comes from."""
@@ -43,19 +70,26 @@ class Scheme(NamedTuple):
     summary: str
     source: str
     change: Change
+    also: Callable[["Arguments"], str] | None = None  # axes that it writes with some arguments only
 
 
 SCHEMES: dict[str, Scheme] = {}
-AXES = ("heads", "rank", "layers", "tokens", "reads", "bits", "place")
+# layers come after tokens: whose KV a layer may read, and which layers are of one type, hangs on what each one keeps
+AXES = ("heads", "rank", "tokens", "layers", "reads", "bits", "place")
 
 
-def scheme(name: str, notation: str, axes: str, summary: str, source: str) -> Callable[[Change], Change]:
-    """Registers a scheme under its name; ``axes`` are words of AXES, several where it writes several."""
+def scheme(
+    name: str, notation: str, axes: str, summary: str, source: str, also: Callable[[Arguments], str] | None = None
+) -> Callable[[Change], Change]:
+    """Registers a scheme under its name; ``axes`` are words of AXES, several where it writes several.
+
+    ``also`` names the axes that it writes beside those for some arguments: ``owners`` with windows.
+    """
 
     def register(change: Change) -> Change:
         assert name not in SCHEMES, f"two schemes named {name}"
         assert set(axes.split()) <= set(AXES), f"{name} names an axis that does not exist"
-        SCHEMES[name] = Scheme(name, notation, frozenset(axes.split()), summary, source, change)
+        SCHEMES[name] = Scheme(name, notation, frozenset(axes.split()), summary, source, change, also)
         return change
 
     return register
@@ -73,11 +107,12 @@ def apply(spec: ModelSpec, text: str) -> ModelSpec:
         found = SCHEMES.get(name)
         if found is None:
             raise UnknownName("scheme", name, SCHEMES)
-        for axis in sorted(found.axes):
+        arguments = _arguments(item.strip(), rest)
+        for axis in sorted(found.axes.union(found.also(arguments).split() if found.also else ())):
             if axis in taken:
                 raise InvalidInput("scheme", text, f"one member per axis ({taken[axis]} and {name} both write {axis})")
             taken[axis] = name
-        members.append((found, _arguments(item.strip(), rest)))
+        members.append((found, arguments))
     # in the order of the axes, whatever the order they were written in: what a later axis changes exists by then
     for found, arguments in sorted(members, key=lambda member: min(AXES.index(axis) for axis in member[0].axes)):
         spec = found.change(spec, arguments)
@@ -100,14 +135,19 @@ def _arguments(text: str, rest: str) -> Arguments:
 def attention_layers(spec: ModelSpec) -> list[int]:
     """Indices of the layers that hold attention of their own tokens: what owner maps count."""
     return [
-        i
-        for i, layer in enumerate(spec.layers)
-        if any(isinstance(m, (Latent, Compressed)) or (isinstance(m, Attention) and not m.cross) for m in layer.mixers)
+        i for i, layer in enumerate(spec.layers) if any(isinstance(m, Compressed) or _attends(m) for m in layer.mixers)
     ]
 
 
+def _attends(mixer: Mixer) -> bool:
+    """Whether a mixer caches tokens of its own one by one: neither an encoder's layer nor a look at the encoder."""
+    if isinstance(mixer, Attention):
+        return mixer.cached and not mixer.cross
+    return isinstance(mixer, (Latent, Factored))
+
+
 def change_attention(
-    spec: ModelSpec, text: str, change: Callable[[int, Attention | Latent], Mixer], *, weights: bool
+    spec: ModelSpec, text: str, change: Callable[[int, Attention | Latent | Factored], Mixer], *, weights: bool
 ) -> ModelSpec:
     """The spec with every self-attention mixer replaced by ``change(layer, mixer)``.
 
@@ -120,7 +160,7 @@ def change_attention(
     def mixer(i: int, m: Mixer) -> Mixer:
         if isinstance(m, Compressed):
             raise InvalidInput("scheme", text, "a model whose layers cache tokens one by one (this one pools them)")
-        if isinstance(m, Latent) or (isinstance(m, Attention) and not m.cross):
+        if isinstance(m, (Attention, Latent, Factored)) and _attends(m):
             return change(i, m)
         return m
 
@@ -128,6 +168,77 @@ def change_attention(
         replace(layer, mixers=tuple(mixer(i, m) for m in layer.mixers)) for i, layer in enumerate(spec.layers)
     ]
     return replace(spec, layers=tuple(layers), weight_bytes=None if weights else spec.weight_bytes)
+
+
+PASSES = 9  # of LCKV's prefill: m = 7 and b = 2 in the paper and in its repository
+
+
+def share(spec: ModelSpec, text: str, owners: list[int], passes: int = PASSES) -> ModelSpec:
+    """The spec in which attention layer ``i`` reads the KV of layer ``owners[i]``, both counted among attention layers.
+
+    An owner map that the model came with is replaced, windows stay. Where a layer reads one above it, a prompt runs
+    ``passes`` times through the layers from the reader up to the owner. Raises InvalidInput, naming the scheme
+    ``text``, for a model without attention and where layers would share that cannot.
+    """
+    positions = attention_layers(spec)
+    if not positions:
+        raise InvalidInput("scheme", text, f"a model with attention layers ({spec.name} has none)")
+    owner_of = {positions[i]: positions[owner] for i, owner in enumerate(owners)}
+    times = {i: 1 for i in range(len(spec.layers))}
+    for low, high in _iterated(owners):
+        times |= dict.fromkeys(range(positions[low], positions[high] + 1), passes)
+
+    def mixer(i: int, m: Mixer) -> Mixer:
+        if isinstance(m, Recurrent) or not (isinstance(m, Compressed) or _attends(m)):
+            return m
+        reads = None if owner_of[i] == i else owner_of[i]
+        return m if m.reads in (reads, i if reads is None else reads) else replace(m, reads=reads)
+
+    layers = tuple(
+        replace(
+            layer,
+            mixers=tuple(mixer(i, m) for m in layer.mixers),
+            prefill_passes=times[i],
+            prefill_last=False,
+        )
+        for i, layer in enumerate(spec.layers)
+    )
+    if layers == spec.layers:
+        return spec
+    notes = spec.notes
+    if any(getattr(m, "reads", None) is not None for layer in spec.layers for m in layer.mixers):
+        notes += (f"{text} replaces the owner map that the model came with",)
+    shared = replace(spec, layers=layers, weight_bytes=None, notes=notes)
+    try:
+        build_plan(shared)
+    except InvalidInput as error:
+        rule = f"{SCHEMES[text.partition(':')[0]].summary}: {error.field} = {error.value} is not {error.rule}"
+        raise InvalidInput("scheme", text, rule) from error
+    return shared
+
+
+def _iterated(owners: list[int]) -> list[tuple[int, int]]:
+    """Runs of layers, both ends included, that a prompt passes several times: LCKV's LayerTypeParser.iteration_plan.
+
+    >>> _iterated([0, 3, 3, 3, 4]), _iterated([1, 2, 0]), _iterated([0, 0, 2, 2])
+    ([(1, 3)], [(0, 2)], [])
+    """
+    runs, i = [], 0
+    while i < len(owners):
+        top = i
+        while max(owners[i : top + 1]) > top and owners[i] > i:
+            top = max(owners[i : top + 1])
+        if top > i:
+            runs.append((i, top))
+        i = top + 1
+    return runs
+
+
+def windowed(mixer: Attention | Latent | Factored, window: int | None) -> Attention | Latent | Factored:
+    """The mixer under a sliding window of ``window`` tokens, or under none; what it kept otherwise is dropped."""
+    if isinstance(mixer, Attention):
+        return replace(mixer, window=window, chunk=None, keep=None)
+    return replace(mixer, keep=None if window is None else Growth("window", window))
 
 
 # Every file of this folder registers its schemes: a new one is one new file, and nothing else knows of it.
