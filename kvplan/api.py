@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvplan.catalog import load
-from kvplan.errors import InvalidInput, KvplanError, UnknownName
+from kvplan.errors import InvalidInput, KvplanError, UnknownName, shorten
 from kvplan.planner import answer
 from kvplan.report import Report
 from kvplan.settings import read_settings
@@ -114,7 +114,8 @@ def described(model: object, numbers: dict[str, Any]) -> ModelSpec:
 
         return from_numbers(**numbers)
     if numbers:
-        raise InvalidInput(next(iter(numbers)), next(iter(numbers.values())), "nothing: a model was named already")
+        name, value = next(iter(numbers.items()))
+        raise InvalidInput(name, value, f"only without a model ({shorten(model)} was named already)")
     return load(model)
 
 

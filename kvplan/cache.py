@@ -311,27 +311,24 @@ def _as_its_layer(spec: ModelSpec, read: Read) -> Read:
     return read._replace(prefill_passes=layer.prefill_passes, prefill_last=layer.prefill_last)
 
 
-def _lengthen(
-    store: Store, wanted: tuple[Part, ...], reader: Mixer, growth: Growth, layer: int, unread: bool
-) -> Store:
-    """The store with what one more reader needs; the first reader of an ``unread`` one says all that it holds."""
+def _lengthen(store: Store, wanted: tuple[Part, ...], reader: Mixer, growth: Growth, layer: int, unread: bool) -> Store:
+    """The store with what one more reader needs; the first reader of an ``unread`` one says how long it is."""
 
     def shape(parts: tuple[Part, ...]) -> list[tuple[str, int, int]]:
         return [(p.name, p.heads, p.width) for p in parts if p.name != "index"]
 
     if shape(store.parts) != shape(wanted):
         raise InvalidInput(f"layers[{layer}].reads", store.layer, "a layer with equal KV heads, head dims and parts")
-    if unread:
-        return Store(store.layer, _label(reader, growth), wanted)
     own = {p.name for p in store.parts}
     if any(p.name == "index" and p.name not in own for p in wanted):
         raise InvalidInput(f"layers[{layer}].reads", store.layer, "a layer that keeps indexer keys too")
     growths = {p.name: p.growth for p in wanted}
+    if unread:
+        parts = tuple(p._replace(growth=growths.get(p.name, p.growth)) for p in store.parts)
+        return Store(store.layer, _label(reader, growth), parts)
     try:
         parts = tuple(p._replace(growth=longest(p.growth, growths.get(p.name, p.growth))) for p in store.parts)
     except InvalidInput as error:
         raise InvalidInput(f"layers[{layer}].reads", store.layer, "a layer whose cache grows alike") from error
     label = _label(reader, growth) if parts != store.parts else store.label
-    # an indexer's keys lie beside the KV that they choose from: there wherever some reader has one
-    held = {p.name for p in parts}
-    return Store(store.layer, label, parts + tuple(p for p in wanted if p.name not in held))
+    return Store(store.layer, label, parts)

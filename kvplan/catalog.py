@@ -4,7 +4,6 @@ Shipped files are read without a schema check (a test checks them all); files fr
 else's and pass through pydantic first. No pickle, no Python, no expressions.
 """
 
-import json
 import os
 import tomllib
 from functools import lru_cache
@@ -16,7 +15,17 @@ from kvplan.importers import from_config
 from kvplan.importers.files import open_file, parse_object
 from kvplan.specs import ModelSpec
 
-__all__ = ["Gpu", "ModelPreset", "find_gpu", "gpu_names", "load", "model_names", "model_preset", "preset_folders"]
+__all__ = [
+    "Gpu",
+    "ModelPreset",
+    "find_gpu",
+    "gpu_names",
+    "known_names",
+    "load",
+    "model_names",
+    "model_preset",
+    "preset_folders",
+]
 
 # A config.json is a few kilobytes; the largest published ones stay below a megabyte.
 CONFIG_LIMIT = 16 * 2**20
@@ -62,7 +71,10 @@ class ModelPreset(NamedTuple):
 
 
 def preset_folders(kind: str) -> list[Path]:
-    """Folders that hold presets of a kind (models, gpus), a user's ``KVPLAN_PRESETS`` first."""
+    """Folders that hold presets of a kind (models, gpus), a user's ``KVPLAN_PRESETS`` first.
+
+    Raises InvalidInput where that names no folder: what somebody meant to add would be missing without a word.
+    """
     package = Path(__file__).parent
     shipped = package / "presets"
     if not shipped.is_dir():
@@ -70,6 +82,8 @@ def preset_folders(kind: str) -> list[Path]:
     folders = [shipped / kind]
     extra = os.environ.get("KVPLAN_PRESETS")
     if extra:
+        if not os.path.isdir(extra):
+            raise InvalidInput("KVPLAN_PRESETS", extra, "an existing folder with gpus/ and models/ in it")
         folders.insert(0, Path(extra) / kind)
     return folders
 
@@ -79,11 +93,11 @@ def _slug(name: str) -> str:
 
 
 def _files(kind: str) -> dict[str, Path]:
-    """Every preset file of a kind by its name; a user's file hides a shipped one of the same name."""
+    """Every preset file of a kind by its name, the user's first; a user's file hides a shipped one of the same name."""
     found: dict[str, Path] = {}
     for folder in preset_folders(kind):
         try:
-            entries = os.listdir(folder)
+            entries = sorted(os.listdir(folder))
         except OSError:
             continue
         for entry in entries:
@@ -92,13 +106,18 @@ def _files(kind: str) -> dict[str, Path]:
     return found
 
 
-def _read(path: Path, kind: str) -> dict[str, Any]:
-    """One preset file. The user's own are checked against the schema; shipped ones by the tests."""
+def _read(path: Path) -> dict[str, Any]:
+    """One preset file as it stands. Raises InvalidInput where it is no TOML."""
     try:
-        with path.open("rb") as file:
-            raw = tomllib.load(file)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        file, _ = open_file(path, "preset")
+        with file:
+            return tomllib.load(file)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as e:
         raise InvalidInput("preset", str(path), f"a readable TOML file ({e})") from None
+
+
+def _checked(raw: dict[str, Any], path: Path, kind: str) -> dict[str, Any]:
+    """The user's own files are checked against the schema; shipped ones by the tests."""
     if os.environ.get("KVPLAN_PRESETS") and path.is_relative_to(os.environ["KVPLAN_PRESETS"]):
         from kvplan.schema import check_preset
 
@@ -107,19 +126,52 @@ def _read(path: Path, kind: str) -> dict[str, Any]:
 
 
 def _find(kind: str, name: str) -> tuple[str, dict[str, Any]] | None:
-    """A preset by its file name, else by an alias (which needs a look into every file)."""
+    """A preset by its file name, else by an alias (which needs a look into every file).
+
+    A file that cannot be read answers for its own name alone: the search for an alias passes it by.
+    """
     slug = _slug(name)
-    if not slug or "/" in slug or os.sep in slug or slug.startswith("."):
+    if not slug or "/" in slug or os.sep in slug or slug.startswith(".") or "\0" in slug:
         return None
     for folder in preset_folders(kind):
         path = folder / (slug + SUFFIX)
-        if os.path.isfile(path):
-            return slug, _read(path, kind)
-    for file_name, path in sorted(_files(kind).items()):
-        raw = _read(path, kind)
-        if slug in (_slug(str(alias)) for alias in raw.get("aliases", [])):
-            return file_name, raw
+        if os.path.lexists(path):  # what is no regular file is refused when it is read
+            return slug, _checked(_read(path), path, kind)
+    for file_name, path in _files(kind).items():
+        try:
+            raw = _read(path)
+        except InvalidInput:
+            continue
+        if slug in map(_slug, (file_name, *_aliases(raw))):
+            return file_name, _checked(raw, path, kind)
     return None
+
+
+def _aliases(raw: dict[str, Any]) -> list[str]:
+    aliases = raw.get("aliases")
+    return [str(alias) for alias in aliases] if isinstance(aliases, list) else []
+
+
+def known_names(kind: str) -> list[str]:
+    """Names and aliases of every preset of a kind (models, gpus): what a shell may complete."""
+    names: list[str] = []
+    for file_name, path in _files(kind).items():
+        try:
+            names += [file_name, *_aliases(_read(path))]
+        except InvalidInput:
+            continue
+    return sorted(names)
+
+
+def _unknown(kind: str, word: str, name: str, hint: str) -> UnknownName:
+    """The error for a name that no preset has; names the user's files that could not be searched for it."""
+    files = _files(kind)
+    for path in files.values():
+        try:
+            _read(path)
+        except InvalidInput:
+            hint += f"; not readable, and not searched: {path}"
+    return UnknownName(word, name, files, hint)
 
 
 # --- accelerators ----------------------------------------------------------------------------------------------------
@@ -130,12 +182,18 @@ def gpu_names() -> tuple[str, ...]:
     return tuple(sorted(_files("gpus")))
 
 
-@lru_cache(maxsize=256)
 def find_gpu(name: str) -> Gpu:
-    """The accelerator of a slug or alias. Raises UnknownName with the nearest ones."""
+    """The accelerator of a slug or alias. Raises UnknownName with the nearest ones, InvalidInput for what is no text."""
+    if not isinstance(name, str):
+        raise InvalidInput("gpu", name, "a slug or an alias of `kvplan gpus`")
+    return _gpu(name)
+
+
+@lru_cache(maxsize=256)
+def _gpu(name: str) -> Gpu:
     found = _find("gpus", name)
     if found is None:
-        raise UnknownName("GPU", name, gpu_names(), "`kvplan gpus` lists them")
+        raise _unknown("gpus", "GPU", name, "`kvplan gpus` lists them")
     slug, raw = found
     tflops = {key: float(value) for key, value in raw.get("tflops", {}).items() if key != "source"}
     return Gpu(
@@ -162,6 +220,9 @@ def find_gpu(name: str) -> Gpu:
     )
 
 
+find_gpu.cache_clear = _gpu.cache_clear  # type: ignore[attr-defined]  # where KVPLAN_PRESETS changes
+
+
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
@@ -175,7 +236,7 @@ def model_preset(name: str) -> ModelPreset:
     """The model preset of a slug or alias. Raises UnknownName with the nearest ones."""
     found = _find("models", name)
     if found is None:
-        raise UnknownName("model", name, model_names(), "or a path to a config.json, a .gguf, or org/name on the Hub")
+        raise _unknown("models", "model", name, "or a path to a config.json, a .gguf, or org/name on the Hub")
     slug, raw = found
     return ModelPreset(
         name=slug,
@@ -192,7 +253,8 @@ def model_preset(name: str) -> ModelPreset:
 @lru_cache(maxsize=256)
 def _preset_spec(name: str) -> ModelSpec:
     preset = model_preset(name)
-    return from_config(json.loads(preset.config), preset.name, f"preset {preset.name}")
+    where = f"preset {preset.name}"
+    return from_config(parse_object(preset.config.encode(), "config", where), preset.name, where)
 
 
 def load(model: object) -> ModelSpec:

@@ -3,17 +3,20 @@
 Exit codes: 0 yes, 1 it does not fit or a check failed, 2 bad input. Every error is one line.
 """
 
+import codecs
+import inspect
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
+from kvplan.units import parse_count
 from kvplan.version import __version__
 
 __all__ = ["app", "main"]
@@ -32,6 +35,53 @@ def command(function: Command) -> Command:
     return function
 
 
+class Subcommand(TyperCommand):
+    """A command that refuses a setting given twice with two values, where click would silently take the last one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Click's parsing, after a look at every value that was given."""
+        if not ctx.resilient_parsing:
+            self._refuse_contradictions(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def _refuse_contradictions(self, ctx: Any, args: list[str]) -> None:
+        parser: Any = type(self.make_parser(ctx))(ctx)
+        add = parser.add_option
+
+        def collect(*names: Any, action: str | None = None, **kwargs: Any) -> None:
+            add(*names, action={"store": "append", "store_const": "append_const"}.get(action or "", action), **kwargs)
+
+        parser.add_option = collect
+        params = self.get_params(ctx)
+        for param in params:
+            param.add_to_parser(parser, ctx)
+        given = parser.parse_args(args=list(args))[0]
+        if "help" in given:
+            return
+        for param in params:
+            values = given.get(param.name)
+            if param.param_type_name == "option" and not param.multiple and isinstance(values, list):
+                other = next((value for value in values if not _same(value, values[0])), None)
+                if other is not None:
+                    raise InvalidInput(param.opts[0], other, f"one value ({values[0]} was given too)")
+        outputs = [param.opts[0] for param in params if param.name in OUTPUTS and param.name in given]
+        if len(outputs) > 1:
+            raise InvalidInput("output", " ".join(outputs), "one of them")
+
+
+OUTPUTS = ("as_json", "as_csv", "as_markdown", "latex")
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two values say the same: 8k is 8192."""
+    if a == b:
+        return True
+    try:
+        return parse_count(a, "") == parse_count(b, "")
+    except InvalidInput:
+        return False
+
+
 class Group(TyperGroup):
     """Builds a command's parser when it is asked for, and turns every expected error into one line and an exit code.
 
@@ -45,10 +95,12 @@ class Group(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The parser of one command; raises UnknownName with the nearest ones."""
         if cmd_name not in COMMANDS:
+            if ctx.resilient_parsing:  # a shell asks what could follow
+                return None
             raise UnknownName("command", cmd_name, COMMANDS)
         if cmd_name not in self.commands:
             alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-            alone.command(cmd_name)(COMMANDS[cmd_name])
+            alone.command(cmd_name, cls=Subcommand)(COMMANDS[cmd_name])
             built = typer.main.get_command(alone)
             built.context_settings["help_option_names"] = ["-h", "--help"]
             self.commands[cmd_name] = built
@@ -56,9 +108,13 @@ class Group(TyperGroup):
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         """Click's entry point; bugs keep their traceback, everything else is a line."""
+        if sys.stdout is None:
+            sys.exit(_fail("cannot write the answer: stdout is closed", 2))
+        _never_fail_on_a_character()
         try:
             result = super().main(*args, **(kwargs | {"standalone_mode": False}))
             code = result if isinstance(result, int) else 0
+            sys.stdout.flush()
         except KvplanError as e:
             code = _fail(str(e), e.exit_code)
         except typer.Abort:
@@ -66,19 +122,67 @@ class Group(TyperGroup):
         except ClickError as e:
             message = " ".join(e.format_message().split())
             code = _fail(message, 2) if message else 2  # no message: the help was printed instead
-        except BrokenPipeError:
-            # the reader has gone (`| head`): say nothing, and keep Python's last flush from complaining
+        except OSError as e:
+            if e.filename is not None:  # of a file that was opened, not of the answer that was written
+                raise
+            # the reader has gone (`| head`): say nothing
+            code = 0 if isinstance(e, BrokenPipeError) else _fail(f"cannot write the answer: {e.strerror}", 2)
+            # keep Python's last flush from complaining
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 0
         if standalone_mode:
             sys.exit(code)
         return code
 
 
 def _fail(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    print(f"kvplan: {line}", file=sys.stderr)
+    _warn(message)
     return code
+
+
+def _warn(message: str) -> None:
+    """One line on stderr."""
+    if sys.stderr is not None:
+        print(f"kvplan: {' '.join(message.split())}", file=sys.stderr)
+
+
+# What stands for a character that the terminal's encoding lacks; of others, their letters without accents, or "?".
+PLAIN = {
+    "█": "#", "▓": "=", "▒": "-", "░": ".", "▕": "|", "▏": "|", "✔": "", "✘": "", "●": "*", "·": "-", "…": "...",
+    "×": "x", "−": "-", "–": "-", "—": "-", "±": "+-", "≥": ">=", "≤": "<=", "→": "->", "←": "<-", "↓": "down",
+    "↑": "up", "⌈": "ceil(", "⌉": ")", "⌊": "floor(", "⌋": ")", "µ": "u", "’": "'", "“": '"', "”": '"',
+}  # fmt: skip
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """The codec error handler behind PLAIN; a mark that is left out takes the blank behind it along."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    from unicodedata import normalize
+
+    text, end = "", error.end
+    for char in error.object[error.start : end]:
+        plain = PLAIN.get(char)
+        text += normalize("NFKD", char).encode("ascii", "ignore").decode() or "?" if plain is None else plain
+    if not text and error.object[end : end + 1] == " ":
+        end += 1
+    return text, end
+
+
+def _never_fail_on_a_character() -> None:
+    """Makes stdout and stderr replace what their encoding lacks (LC_ALL=C, latin-1, cp1252) instead of raising."""
+    codecs.register_error("kvplan", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", "") in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="kvplan")
+
+
+def _json(text: str) -> str:
+    """JSON as stdout can carry it: where its encoding lacks a character, all but ASCII is escaped, and the data stay."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(json.loads(text), indent=2)
+    return text
 
 
 app = typer.Typer(
@@ -113,13 +217,71 @@ def _screen() -> tuple[int, bool]:
     return shutil.get_terminal_size((80, 24)).columns, color
 
 
-def _option(*names: str, help: str, panel: str | None = None, metavar: str | None = None) -> Any:  # noqa: A002  (the word that Typer uses)
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=False)
+def _option(
+    *names: str,
+    help: str,  # noqa: A002  (the word that Typer uses)
+    panel: str | None = None,
+    values: Callable[[str], list[str]] | None = None,
+) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, autocompletion=values)
+
+
+# --- what a shell may complete: read when it asks -----------------------------------------------------------------------
+
+
+def _known(read: Callable[[], Iterable[str]], incomplete: str) -> list[str]:
+    """The names that begin as the word does; nothing where they cannot be read, for a shell has no place for errors."""
+    try:
+        return [name for name in read() if name.startswith(incomplete.lower())]
+    except KvplanError:
+        return []
+
+
+def _models(incomplete: str) -> list[str]:
+    from kvplan.catalog import model_names
+
+    return _known(model_names, incomplete)
+
+
+def _gpus(incomplete: str) -> list[str]:
+    from kvplan.catalog import known_names
+
+    return _known(lambda: known_names("gpus"), incomplete)
+
+
+def _engines(incomplete: str) -> list[str]:
+    from kvplan.engines import ENGINES
+
+    return _known(lambda: ENGINES, incomplete)
+
+
+def _formats(incomplete: str) -> list[str]:
+    from kvplan.formats import FORMATS
+
+    return _known(lambda: FORMATS, incomplete)
+
+
+def _schemes(incomplete: str) -> list[str]:
+    """Names of schemes, for the last member of a chain."""
+    from kvplan.schemes import SCHEMES
+
+    chain, plus, last = incomplete.rpartition("+")
+    return [chain + plus + name for name in _known(lambda: SCHEMES, last)]
+
+
+def _words(*words: str) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return _known(lambda: words, incomplete)
+
+    return complete
 
 
 Text = str | None
 Model = Annotated[
-    Text, typer.Argument(help="Preset, config.json, folder, .gguf or org/name on the Hub.", show_default=False)
+    Text,
+    typer.Argument(
+        help="Preset, config.json, folder, .gguf or org/name on the Hub.", show_default=False, autocompletion=_models
+    ),
 ]
 WORK, STORE, PLACE, CONVENTION, NUMBERS = (
     "workload",
@@ -133,26 +295,36 @@ Context = Annotated[
 ]
 Batch = Annotated[Text, _option("--batch", "-b", "--max-num-seqs", help="Sequences.", panel=WORK)]
 EncoderContext = Annotated[Text, _option("--encoder-context", help="Tokens of cross-attention.", panel=WORK)]
-SchemeText = Annotated[Text, _option("--scheme", "-s", help="Sharing scheme, e.g. mqa+cla:2.", panel=STORE)]
+SchemeText = Annotated[
+    Text, _option("--scheme", "-s", help="Sharing scheme, e.g. mqa+cla:2.", panel=STORE, values=_schemes)
+]
 SchemeTexts = Annotated[
-    list[str] | None, _option("--scheme", "-s", help="Sharing scheme, e.g. mqa+cla:2; may be repeated.", panel=STORE)
+    list[str] | None,
+    _option("--scheme", "-s", help="Sharing scheme, e.g. mqa+cla:2; may be repeated.", panel=STORE, values=_schemes),
 ]
-Dtype = Annotated[Text, _option("--dtype", help="Activations and unquantised weights.", panel=STORE)]
-KvDtype = Annotated[Text, _option("--kv-dtype", "--kv-cache-dtype", help="K, V and latents.", panel=STORE)]
-TypeK = Annotated[Text, _option("--cache-type-k", "-ctk", help="K alone.", panel=STORE)]
-TypeV = Annotated[Text, _option("--cache-type-v", "-ctv", help="V alone.", panel=STORE)]
+Dtype = Annotated[
+    Text,
+    _option("--dtype", help="Activations and unquantised weights.", panel=STORE, values=_words("bf16", "fp16", "fp32")),
+]
+KvDtype = Annotated[
+    Text, _option("--kv-dtype", "--kv-cache-dtype", help="K, V and latents.", panel=STORE, values=_formats)
+]
+TypeK = Annotated[Text, _option("--cache-type-k", "-ctk", help="K alone.", panel=STORE, values=_formats)]
+TypeV = Annotated[Text, _option("--cache-type-v", "-ctv", help="V alone.", panel=STORE, values=_formats)]
 WeightDtype = Annotated[
-    Text, _option("--weight-dtype", help="Matrices in layers, instead of the checkpoint's.", panel=STORE)
+    Text,
+    _option("--weight-dtype", help="Matrices in layers, instead of the checkpoint's.", panel=STORE, values=_formats),
 ]
-EngineName = Annotated[Text, _option("--engine", "-e", help="ideal or transformers.", panel=PLACE)]
+EngineName = Annotated[Text, _option("--engine", "-e", help="ideal or transformers.", panel=PLACE, values=_engines)]
 EngineNames = Annotated[
-    list[str] | None, _option("--engine", "-e", help="ideal or transformers; may be repeated.", panel=PLACE)
+    list[str] | None,
+    _option("--engine", "-e", help="ideal or transformers; may be repeated.", panel=PLACE, values=_engines),
 ]
 EngineVersion = Annotated[Text, _option("--engine-version", help="Version whose rules apply.", panel=PLACE)]
 EngineOption = Annotated[
     list[str] | None, _option("--engine-option", help="name=value under the engine's own names.", panel=PLACE)
 ]
-GpuName = Annotated[Text, _option("--gpu", "-g", help="A slug of `kvplan gpus`.", panel=PLACE)]
+GpuName = Annotated[Text, _option("--gpu", "-g", help="A slug of `kvplan gpus`.", panel=PLACE, values=_gpus)]
 Memory = Annotated[Text, _option("--memory", help="Bytes per GPU instead of the preset's, e.g. 80GiB.", panel=PLACE)]
 Tp = Annotated[Text, _option("--tp", "--tensor-parallel-size", help="Tensor-parallel ranks.", panel=PLACE)]
 Pp = Annotated[Text, _option("--pp", "--pipeline-parallel-size", help="Pipeline stages.", panel=PLACE)]
@@ -164,8 +336,10 @@ BlockSize = Annotated[Text, _option("--block-size", help="Tokens per cache block
 Overhead = Annotated[
     Text, _option("--runtime-overhead", help="Bytes of context and kernels, instead of the estimate.", panel=PLACE)
 ]
-AttentionFlops = Annotated[Text, _option("--attention-flops", help="causal or full.", panel=CONVENTION)]
-Logits = Annotated[Text, _option("--logits", help="last or all.", panel=CONVENTION)]
+AttentionFlops = Annotated[
+    Text, _option("--attention-flops", help="causal or full.", panel=CONVENTION, values=_words("causal", "full"))
+]
+Logits = Annotated[Text, _option("--logits", help="last or all.", panel=CONVENTION, values=_words("last", "all"))]
 ComputeEfficiency = Annotated[
     float | None, _option("--compute-efficiency", help="Share of peak FLOP/s.", panel=CONVENTION)
 ]
@@ -271,9 +445,10 @@ def plan(
     import kvplan
 
     report = kvplan.plan(model, **flags)
-    print(report.to_json() if as_json else report.to_markdown() if as_markdown else report.to_text(*_screen()), end="")
     if as_json:
-        print()
+        print(_json(report.to_json()))
+    else:
+        print(report.to_markdown() if as_markdown else report.to_text(*_screen()), end="")
     raise typer.Exit(1 if report.fits is False else 0)
 
 
@@ -327,46 +502,44 @@ def compare(
 
     rows = kvplan.compare(model, **flags)
     if as_json or as_csv or as_markdown:
-        print(rows.to_json() + "\n" if as_json else rows.to_csv() if as_csv else rows.to_markdown(), end="")
+        print(_json(rows.to_json()) + "\n" if as_json else rows.to_csv() if as_csv else rows.to_markdown(), end="")
         return
     print(rows.to_text(*_screen()), end="")
 
 
+def with_flags_of(other: Command) -> Callable[[Command], Command]:
+    """A command that takes its own parameters and, as keywords, every flag of another that asks about a model.
+
+    Typer reads a signature: this builds the one that the two together have, in the order model, own, others.
+    """
+
+    def decorate(function: Command) -> Command:
+        own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        names = {p.name for p in own} | {"as_json", "as_csv", "as_markdown"}
+        theirs = [p for p in inspect.signature(other).parameters.values() if p.name not in names]
+        merged = own + theirs
+        function.__signature__ = inspect.Signature(merged)  # type: ignore[attr-defined]  # what inspect itself reads
+        function.__annotations__ = {p.name: p.annotation for p in merged}
+        return function
+
+    return decorate
+
+
 @command
+@with_flags_of(plan)
 def explain(
     model: Model = None,
     term: Annotated[
         Text, typer.Argument(help="A term, part of its path, max_batch or max_context.", show_default=False)
     ] = None,
-    context: Context = None,
-    batch: Batch = None,
-    scheme: SchemeText = None,
-    dtype: Dtype = None,
-    kv_dtype: KvDtype = None,
-    engine: EngineName = None,
-    gpu: GpuName = None,
-    memory: Memory = None,
-    tp: Tp = None,
-    pp: Pp = None,
-    dp: Dp = None,
-    block_size: BlockSize = None,
-    attention_flops: AttentionFlops = None,
-    logits: Logits = None,
-    layers: Layers = None,
-    hidden: Hidden = None,
-    heads: Heads = None,
-    kv_heads: KvHeads = None,
-    head_dim: HeadDim = None,
-    ffn: Ffn = None,
-    vocab: Vocab = None,
-    window: Window = None,
     latex: Annotated[bool, typer.Option("--latex", help="LaTeX instead of text.")] = False,
+    **given: Any,
 ) -> None:
     """Every formula with the numbers put in, the change that a scheme makes, or max_batch and max_context in closed form.
 
     Examples: kvplan explain llama-3.1-8b max_context --gpu h100-80gb-sxm; kvplan explain --scheme cla:2
     """
-    flags = _flags(locals())
+    flags = _flags(given)
     import kvplan
     from kvplan.explain import explain as explained
     from kvplan.explain import scheme_text
@@ -381,23 +554,30 @@ Filter = Annotated[Text, typer.Argument(help="Only names or facts that contain t
 
 
 def _listing(title: str, rows: list[dict[str, Any]], wanted: str | None, as_json: bool, shown: Sequence[str]) -> None:
-    """One listing: filtered by any text in a row, as JSON or as a table."""
+    """One listing: filtered by any text in a row, as JSON or as a table. Exit code 1 where nothing matches."""
     needle = (wanted or "").lower()
     rows = [row for row in rows if needle in " ".join(str(value) for value in row.values()).lower()]
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
+        print(_json(json.dumps(rows, indent=2, ensure_ascii=False)))
     if not rows:
-        print(f"kvplan: no {title} match {wanted!r}", file=sys.stderr)
+        _warn(f"no {title} match {wanted!r}")
         raise typer.Exit(1)
-    from kvplan.render import papers, table
+    if as_json:
+        return
+    from kvplan.render import listing, papers
 
     width, color = _screen()
     if not shown:  # too much for a line each
         print(papers(rows, width, color), end="")
         return
     cells = [tuple("" if row[name] is None else str(row[name]) for name in shown) for row in rows]
-    print(table("", tuple(shown), cells, width, color), end="")
+    header = tuple(name.replace("_", " ") for name in shown)
+    # a pipe has no width: there every row is one line, for grep
+    print(listing(header, cells, width if sys.stdout.isatty() else None, color), end="")
+
+
+def _skipped(why: str) -> None:
+    _warn(f"left out: {why}")
 
 
 @command
@@ -408,7 +588,9 @@ def models(wanted: Filter = None, as_json: AsJson = False) -> None:
     """
     from kvplan.listings import list_models
 
-    _listing("models", list_models(), wanted, as_json, ("name", "attention", "parameters", "kv_bytes_per_token"))
+    _listing(
+        "models", list_models(_skipped), wanted, as_json, ("name", "attention", "parameters", "kv_bytes_per_token")
+    )
 
 
 @command
@@ -420,7 +602,11 @@ def gpus(wanted: Filter = None, as_json: AsJson = False) -> None:
     from kvplan.listings import list_gpus
 
     _listing(
-        "GPUs", list_gpus(), wanted, as_json, ("name", "memory", "basis", "bandwidth", "bf16_tflops", "fp8_tflops")
+        "GPUs",
+        list_gpus(_skipped),
+        wanted,
+        as_json,
+        ("name", "memory", "basis", "bandwidth", "bf16_tflops", "fp8_tflops"),
     )
 
 

@@ -22,15 +22,21 @@ __all__ = [
     "Held",
     "Omission",
     "Profile",
+    "ReadGroup",
     "Term",
     "decode_flops",
     "entries",
     "entry_bits",
     "held_bytes",
     "hold",
+    "kept_keys",
+    "kept_pairs",
     "prefill_flops",
     "profile",
     "read_bytes",
+    "read_entries",
+    "seen_keys",
+    "seen_pairs",
 ]
 
 
@@ -251,14 +257,7 @@ def read_bytes(group: ReadGroup, formats: Formats, tokens: int, encoder_tokens: 
     total = 0
     read = group.read
     for part in group.parts:
-        if part.growth.kind in _STATE:
-            seen = entries(part.growth, tokens, encoder_tokens)
-        elif part.name == "index":
-            seen = _keys(read.growth, tokens, encoder_tokens) if read.index_heads else 0
-        elif part.growth.kind == "compress" and read.growth.kind != "compress":
-            seen = entries(part.growth, tokens + 1, encoder_tokens)
-        else:
-            seen = _kept(read, tokens, encoder_tokens)
+        seen = read_entries(read, part, tokens, encoder_tokens)
         format_ = formats.of(part)
         heads = formulas.heads_per_rank(part.heads, tp) if part.shard == "heads" and tp > 1 else part.heads
         bits = entry_bits(heads, part.width, format_)
@@ -270,7 +269,18 @@ def read_bytes(group: ReadGroup, formats: Formats, tokens: int, encoder_tokens: 
     return group.layers * total
 
 
-def _keys(growth: Growth, tokens: Num, encoder_tokens: Num) -> Num:
+def read_entries(read: Read, part: Part, tokens: Num, encoder_tokens: Num) -> Num:
+    """Entries of one part that the next query reads after ``tokens`` cached."""
+    if part.growth.kind in _STATE:
+        return entries(part.growth, tokens, encoder_tokens)
+    if part.name == "index":
+        return seen_keys(read.growth, tokens, encoder_tokens) if read.index_heads else 0
+    if part.growth.kind == "compress" and read.growth.kind != "compress":
+        return entries(part.growth, tokens + 1, encoder_tokens)
+    return kept_keys(read, tokens, encoder_tokens)
+
+
+def seen_keys(growth: Growth, tokens: Num, encoder_tokens: Num) -> Num:
     """Keys the next query looks at after ``tokens`` cached."""
     if growth.kind == "encoder":
         return encoder_tokens
@@ -285,17 +295,17 @@ def _keys(growth: Growth, tokens: Num, encoder_tokens: Num) -> Num:
     return tokens + 1
 
 
-def _kept(read: Read, tokens: Num, encoder_tokens: Num) -> Num:
+def kept_keys(read: Read, tokens: Num, encoder_tokens: Num) -> Num:
     """Of the keys the next query looks at, those that an indexer or a sparse pattern leaves it."""
-    keys = _keys(read.growth, tokens, encoder_tokens)
+    keys = seen_keys(read.growth, tokens, encoder_tokens)
     if read.sparse is not None:
         if read.sparse.stride:
             return formulas.keys_sparse(keys, read.sparse.fixed, read.sparse.stride)
         return formulas.entries_window(keys, read.sparse.fixed)
     if read.top_k is None:
         return keys
-    if read.growth.kind == "full" and read.index_block > 1:
-        return formulas.keys_blocks(tokens, read.top_k, read.index_block)
+    if read.growth.kind in ("full", "window", "budget") and read.index_block > 1:
+        return formulas.entries_window(keys, formulas.keys_blocks(tokens, read.top_k, read.index_block))
     return formulas.entries_window(keys, read.top_k)
 
 
@@ -315,7 +325,8 @@ class Flops(NamedTuple):
         return self.linear + self.attention + self.logits
 
 
-def _pairs(growth: Growth, tokens: Num, encoder_tokens: Num, full: bool) -> Num:
+def seen_pairs(growth: Growth, tokens: Num, encoder_tokens: Num, full: bool) -> Num:
+    """Pairs of a prompt's queries with the keys that the mask allows, or with all of them where ``full``."""
     if growth.kind == "encoder":
         return tokens * encoder_tokens
     if growth.kind == "compress":
@@ -339,11 +350,13 @@ def _pairs(growth: Growth, tokens: Num, encoder_tokens: Num, full: bool) -> Num:
     return formulas.pairs_causal(tokens)
 
 
-def _kept_pairs(read: Read, tokens: int) -> Num:
+def kept_pairs(read: Read, tokens: int) -> Num:
     """Of the pairs that the mask allows, those that an indexer or a sparse pattern leaves a prompt's queries."""
     growth, sparse = read.prompt or read.growth, read.sparse
     if growth.kind == "full" and sparse is None and read.index_block > 1:
         return formulas.pairs_blocks(tokens, read.top_k, read.index_block)
+    if growth.kind == "window" and sparse is None and read.index_block > 1:
+        return formulas.pairs_blocks_window(tokens, read.top_k, read.index_block, growth.limit)
     fixed = (read.top_k or 0) if sparse is None else sparse.fixed
     stride = 0 if sparse is None else sparse.stride
 
@@ -387,13 +400,13 @@ def prefill_flops(
         if r.prefill_last and early:
             attention += times * _step_flops(r, tokens - 1, encoder_tokens)
             continue
-        pairs = _pairs(r.prompt or r.growth, tokens, encoder_tokens, full)
+        pairs = seen_pairs(r.prompt or r.growth, tokens, encoder_tokens, full)
         if r.top_k is not None:
             # the indexer scores every pair, attention visits what it keeps of them
             attention += times * 2 * pairs * r.index_heads * r.index_dim
-            pairs = pairs if full else _kept_pairs(r, tokens)
+            pairs = pairs if full else kept_pairs(r, tokens)
         elif r.sparse is not None and r.sparse.prefill and not full:
-            pairs = _kept_pairs(r, tokens)
+            pairs = kept_pairs(r, tokens)
         attention += times * formulas.attention_flops(pairs, r.heads, r.score_dim, r.value_dim)
     logits = formulas.linear_flops(batch * (tokens if all_logits else 1), p.logits)
     return Flops(linear, attention, logits)
@@ -413,8 +426,8 @@ def _step_flops(read: Read, tokens: int, encoder_tokens: int) -> int:
     """Scores and weighted sum of one new token after ``tokens`` cached, an indexer's scores included."""
     scores = 0
     if read.top_k is not None:
-        scores = 2 * _keys(read.growth, tokens, encoder_tokens) * read.index_heads * read.index_dim
-    keys = _kept(read, tokens, encoder_tokens)
+        scores = 2 * seen_keys(read.growth, tokens, encoder_tokens) * read.index_heads * read.index_dim
+    keys = kept_keys(read, tokens, encoder_tokens)
     return int(scores + formulas.attention_flops(keys, read.heads, read.decode_score_dim, read.decode_value_dim))
 
 

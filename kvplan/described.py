@@ -1,6 +1,7 @@
 """What a model already does to its cache, in the notation of schemes: the way back from facts to words.
 
-A chain that is printed without ``mixed`` can be applied to the model and changes nothing (a test does that).
+A chain without ``mixed`` can be applied to the model and changes nothing (a test does that), but for members that make
+one kind of attention of another (``mla``, ``dsa``) and refuse a model that has it already, and chunks in some layers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ OwnMixer = Attention | Latent | Compressed | Factored
 
 
 def described_scheme(spec: ModelSpec) -> str:
-    """The model's own scheme as a short chain: heads or rank, windows, whose KV is read, indexers.
+    """The model's own scheme as a short chain: heads or rank, windows, whose KV is read, indexers, formats, place.
 
     ``mixed`` stands where layers differ in a way that no member of the chain says; "" where nothing is attended to.
 
@@ -28,7 +29,8 @@ def described_scheme(spec: ModelSpec) -> str:
     if "chain" not in memo:
         found = [(i, own) for i, layer in enumerate(spec.layers) if (own := _own(layer)) is not None]
         mixers = [mixer for _, mixer in found]
-        parts = [_entry(mixers), _owners(spec, found), _tokens(mixers), _reads(mixers)] if found else []
+        parts = [_entry(mixers), _tokens(mixers), _owners(spec, found), _reads(mixers)] if found else []
+        parts += [_bits(spec), _place(spec)]
         memo["chain"] = "+".join(part for part in parts if part)
     return memo["chain"]
 
@@ -79,8 +81,16 @@ def _owners(spec: ModelSpec, found: Sequence[tuple[int, OwnMixer]]) -> str:
     owners = [place.get(layer if m.reads is None else m.reads, -1) for layer, m in found]
     if owners == list(range(len(found))):
         return ""
+    if any(m.merged for _, m in found if isinstance(m, Attention)):
+        return "minicache:mixed"
+    # the widest group, the layers that share, and layers that keep: what the members of this axis are named by
     shared = sum(owner != i for i, owner in enumerate(owners))
-    for text in (*(f"cla:{n}" for n in range(2, 9)), f"shared-last:{shared}"):
+    candidates = [f"cla:{max(map(owners.count, owners))}", f"shared-last:{shared}"]
+    if any(layer.prefill_passes > 1 for layer in spec.layers):
+        candidates = [f"lckv:w={len(owners) - shared - 1}"]
+    elif any(layer.prefill_last for layer in spec.layers):
+        return "yoco:mixed"
+    for text in candidates:
         if _applied(spec, text) == owners:
             return text
     return "owners:mixed" if -1 in owners else f"owners:{'_'.join(map(str, owners))}"
@@ -128,6 +138,8 @@ def _tokens_of(m: OwnMixer) -> str:
     if isinstance(m, Compressed):
         return f"compress:m={m.ratio},window={m.window}" if m.ratio else f"window:{m.window}"
     if m.keep is not None:
+        if isinstance(m, Attention) and any(part.name == "memory" for part in m.extra_parts):
+            return f"infini:segment={m.keep.limit}"
         kind = {"full": "", "landmark": "landmark:block=", "constant": "constant:"}.get(m.keep.kind, f"{m.keep.kind}:")
         return f"{kind}{m.keep.limit}" if kind else ""
     if not isinstance(m, Attention):
@@ -143,9 +155,28 @@ def _reads(mixers: Sequence[OwnMixer]) -> str:
     """The reads axis: an indexer that lets a layer read its best entries only."""
     found = {getattr(mixer, "indexer", None) for mixer in mixers}
     if found == {None}:
-        return ""
+        patterns = {getattr(mixer, "sparse", None) for mixer in mixers}
+        if patterns == {None}:
+            return ""
+        if len(patterns) > 1 or any(p and (p.prefill or p.stride) for p in patterns):
+            return "sparse:mixed"  # which of Quest, NSA, SparseK ... the numbers alone do not tell
+        (pattern,) = patterns
+        return f"topk:{pattern.fixed}" if pattern else ""
     indexers = {(x.top_k, x.dim, x.heads, x.shares, x.block) if x else None for x in found}
     if len(indexers) > 1:
         return "dsa:mixed"
     ((top_k, dim, heads, shares, block),) = indexers  # type: ignore[misc]  # not None: that was looked at above
     return "dsa:mixed" if shares or block > 1 else f"dsa:k={top_k},dim={dim},heads={heads}"
+
+
+def _bits(spec: ModelSpec) -> str:
+    """The bits axis: formats that a scheme asked for, not those of the checkpoint."""
+    k, v = spec.cache_type_k, spec.cache_type_v
+    if not (k or v):
+        return ""
+    return str(k) if k == v else f"kv:k={k},v={v}"
+
+
+def _place(spec: ModelSpec) -> str:
+    shares = [f"{name}={share:g}" for name, share in zip(("cpu", "disk"), spec.offload, strict=True) if share]
+    return f"offload:{','.join(shares)}" if shares else ""

@@ -33,7 +33,8 @@ class InvalidInput(KvplanError, ValueError):
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
-        return one_line(f"{place}{self.field}: got {shorten(self.value)}, allowed: {self.rule}")
+        given = "missing" if self.value is None else f"got {shorten(self.value)}"
+        return one_line(f"{place}{self.field}: {given}, allowed: {self.rule}")
 
 
 class UnknownName(KvplanError, KeyError):

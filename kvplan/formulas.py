@@ -126,6 +126,15 @@ def pairs_blocks(tokens: Num, top_k: Num, block: Num) -> Num:
     return ceildiv(head * (head + 1), 2) + (tokens - head) * (top_k - block) + pairs_chunk(tokens - head, block)
 
 
+def pairs_blocks_window(tokens: Num, top_k: Num, block: Num, window: Num) -> Num:
+    """Pairs as in `pairs_blocks` where a window hides all but the last `window` keys: sum of min(window, kept keys)."""
+    head = minimum(tokens, top_k)
+    rest, inner = tokens - head, minimum(maximum(window - top_k + block, 0), block)
+    whole = ceildiv(rest - block + 1, block)
+    partly = whole * pairs_window(block, inner) + pairs_window(rest - whole * block, inner)
+    return pairs_window(head, window) + rest * minimum(top_k - block, window) + partly
+
+
 def keys_blocks(tokens: Num, top_k: Num, block: Num) -> Num:
     """Keys the next query keeps after `tokens` cached: all, or whole blocks and its own block as far as it goes."""
     return minimum(tokens + 1, top_k - block + keys_chunk(tokens, block))

@@ -2,77 +2,137 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from zlib import crc32
 
-from kvplan.catalog import find_gpu, gpu_names, load, model_names, model_preset, preset_folders
+from kvplan.catalog import ModelPreset, find_gpu, gpu_names, load, model_names, model_preset, preset_folders
 from kvplan.engines import ENGINES, find_engine
+from kvplan.errors import KvplanError
 from kvplan.formats import ALIASES, FORMATS
-from kvplan.planner import answer
-from kvplan.settings import read_settings
 from kvplan.units import DECIMAL, format_bytes
 
 __all__ = ["CHANGES", "list_engines", "list_formats", "list_gpus", "list_models", "list_papers", "list_schemes"]
 
 Row = dict[str, Any]
+Warn = Callable[[str], None]
+INDEX = "index.json"
 # what a way of keeping the cache may change; a paper's entry names those that do not stay the same
 CHANGES = ("residence", "traffic", "prefill", "decode", "parameters", "link")
 
 
-def list_models() -> list[Row]:
-    """One row per model preset; bytes per token in the checkpoint's own cache format, engine ideal."""
+def list_models(warn: Warn | None = None) -> list[Row]:
+    """One row per model preset; bytes per token in the checkpoint's own cache format, engine ideal.
+
+    ``warn`` is told of every preset that cannot be read; without it, the first one raises.
+    """
+    index = _index()
     rows = []
     for name in model_names():
-        preset = model_preset(name)
-        spec = load(name)
-        a = answer(spec, read_settings(spec))
-        rows.append(
-            {
-                "name": name,
-                "label": preset.label,
-                "hub": preset.hub,
-                "aliases": list(preset.aliases),
-                "model_type": spec.model_type,
-                "attention": preset.attention,
-                "layers": len(spec.layers),
-                "parameters": a.profile.parameters,
-                "active_parameters": a.profile.active_parameters,
-                "kv_bytes_per_token": a.bytes_per_token,
-                "max_context": spec.max_context,
-                "source": preset.source,
-                "checked": preset.checked,
-            }
-        )
+        with _passing_by(warn):
+            preset = model_preset(name)
+            known = index.get(name, {})
+            facts = known if known.get("config") == config_mark(preset) else model_facts(name)
+            rows.append(
+                {
+                    "name": name,
+                    "label": preset.label,
+                    "hub": preset.hub,
+                    "aliases": list(preset.aliases),
+                    "model_type": facts["model_type"],
+                    "attention": preset.attention,
+                    "layers": facts["layers"],
+                    "parameters": facts["parameters"],
+                    "active_parameters": facts["active_parameters"],
+                    "kv_bytes_per_token": facts["kv_bytes_per_token"],
+                    "max_context": facts["max_context"],
+                    "source": preset.source,
+                    "checked": preset.checked,
+                }
+            )
     return rows
 
 
-def list_gpus() -> list[Row]:
-    """One row per accelerator preset."""
+def model_facts(name: str) -> Row:
+    """What a listing says of a preset and its file does not: computed as every plan is."""
+    from kvplan.planner import answer
+    from kvplan.settings import read_settings
+
+    spec = load(name)
+    a = answer(spec, read_settings(spec))
+    return {
+        "model_type": spec.model_type,
+        "layers": len(spec.layers),
+        "parameters": a.profile.parameters,
+        "active_parameters": a.profile.active_parameters,
+        "kv_bytes_per_token": a.bytes_per_token,
+        "max_context": spec.max_context,
+    }
+
+
+def model_index() -> dict[str, Row]:
+    """What INDEX holds: the facts of every shipped model, each under the mark of the config they follow from.
+
+    Building two hundred specs to list them takes 1.5 s. The file is written by ``tests/make_index.py`` and a test
+    holds it to this function; a preset whose config has another mark (a user's, or a new one) is computed.
+    """
+    return {name: {"config": config_mark(model_preset(name)), **model_facts(name)} for name in model_names()}
+
+
+def config_mark(preset: ModelPreset) -> str:
+    """CRC-32 of a preset's config: says whether an entry of the index is of this text."""
+    return f"{crc32(preset.config.encode()):08x}"
+
+
+def _index() -> dict[str, Row]:
+    try:
+        index: dict[str, Row] = json.loads((preset_folders("models")[-1] / INDEX).read_bytes())
+    except OSError:
+        return {}
+    return index
+
+
+@contextmanager
+def _passing_by(warn: Warn | None) -> Iterator[None]:
+    try:
+        yield
+    except KvplanError as e:
+        if warn is None:
+            raise
+        warn(str(e))
+
+
+def list_gpus(warn: Warn | None = None) -> list[Row]:
+    """One row per accelerator preset; ``warn`` is told of every one that cannot be read, without it the first raises."""
     rows = []
     for name in gpu_names():
-        gpu = find_gpu(name)
-        rows.append(
-            {
-                "name": name,
-                "label": gpu.label,
-                "vendor": gpu.vendor,
-                "aliases": list(gpu.aliases),
-                "kind": gpu.kind,
-                "architecture": gpu.architecture,
-                "memory": format_bytes(gpu.memory_bytes),
-                "memory_bytes": gpu.memory_bytes,
-                "basis": gpu.memory_basis,
-                "memory_label": gpu.memory_label,
-                "memory_source": gpu.memory_source,
-                "bandwidth": f"{format_bytes(gpu.bandwidth_bytes_per_s, DECIMAL)}/s",
-                "bandwidth_bytes_per_s": gpu.bandwidth_bytes_per_s,
-                "tflops": gpu.tflops,
-                "bf16_tflops": gpu.tflops.get("bf16"),
-                "fp8_tflops": gpu.tflops.get("fp8"),
-                "link": gpu.link,
-                "price_usd_per_hour": gpu.price_usd_per_hour,
-                "checked": gpu.checked,
-            }
-        )
+        with _passing_by(warn):
+            gpu = find_gpu(name)
+            rows.append(
+                {
+                    "name": name,
+                    "label": gpu.label,
+                    "vendor": gpu.vendor,
+                    "aliases": list(gpu.aliases),
+                    "kind": gpu.kind,
+                    "architecture": gpu.architecture,
+                    "memory": format_bytes(gpu.memory_bytes),
+                    "memory_bytes": gpu.memory_bytes,
+                    "basis": gpu.memory_basis,
+                    "memory_label": gpu.memory_label,
+                    "memory_source": gpu.memory_source,
+                    "bandwidth": f"{format_bytes(gpu.bandwidth_bytes_per_s, DECIMAL)}/s",
+                    "bandwidth_bytes_per_s": gpu.bandwidth_bytes_per_s,
+                    "tflops": gpu.tflops,
+                    "bf16_tflops": gpu.tflops.get("bf16"),
+                    "fp8_tflops": gpu.tflops.get("fp8"),
+                    "link": gpu.link,
+                    "price_usd_per_hour": gpu.price_usd_per_hour,
+                    "checked": gpu.checked,
+                }
+            )
     return rows
 
 

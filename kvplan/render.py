@@ -17,7 +17,7 @@ from kvplan.units import format_bytes, format_ratio
 if TYPE_CHECKING:
     from kvplan.report import Report
 
-__all__ = ["bars", "bullets", "heading", "papers", "table", "text"]
+__all__ = ["bars", "bullets", "heading", "listing", "papers", "table", "text"]
 
 # Okabe and Ito's palette: told apart without red and green. Patterns tell the same where there is no colour.
 SEGMENTS = (("#0072B2", "█"), ("#E69F00", "▓"), ("#999999", "▒"), ("", "░"))
@@ -67,7 +67,7 @@ def text(report: Report, width: int, color: bool) -> str:
     rows.add_column(style="dim", width=widths[2])
     for row in lines:
         rows.add_row(*row)
-    c.print(rows, width=max(c.width, spanned(widths)), crop=False)
+    _put(c, rows, widths)
     for title, items in (
         ("notes", report.notes),
         ("left out", tuple(f"{o.path}: {o.why}" for o in report.omitted)),
@@ -92,27 +92,45 @@ def _bullet(item: str) -> Table:
 def column_widths(rows: Sequence[Sequence[str]], width: int) -> list[int]:
     """Columns' widths that share out ``width``: the widest gives way first, and none breaks a name or a number.
 
-    The first column holds names; in the others a word that is no number (an address) may be folded beyond FOLD
-    characters. Where names and numbers alone are wider than ``width``, so is the sum.
+    Where names and numbers alone are wider than ``width``, so is the sum.
     """
     columns = list(zip(*rows, strict=True))
     widths = [max(map(cell_len, column)) for column in columns]
-    least = []
-    for i, column in enumerate(columns):
-        words = [word for cell in column for word in cell.split()]
-        whole = [cell_len(word) for word in words if i == 0 or word[:1].isdigit()]
-        broken = [min(cell_len(word), FOLD) for word in words]
-        # an owner map names every layer in one word: beyond half of the line even a name is folded
-        least.append(max([1, *broken, *(min(n, max(width // 2, 40)) if i == 0 else n for n in whole)]))
+    least = least_widths(columns, width)
     while spanned(widths) > width and any(map(int.__gt__, widths, least)):
         i = max((i for i in range(len(widths)) if widths[i] > least[i]), key=lambda i: widths[i])
         widths[i] -= 1
     return widths
 
 
+def least_widths(columns: Sequence[Sequence[str]], width: int) -> list[int]:
+    """How narrow each column may get: names (the first column) and numbers stay whole, other words fold at FOLD.
+
+    A number keeps its unit beside it while that fits into ``width``. An owner map names every layer in one word:
+    beyond half of the line even a name is folded.
+    """
+    for units in (True, False):
+        least = []
+        for i, column in enumerate(columns):
+            words = [word for cell in column for word in cell.split()]
+            plain = [min(cell_len(word), max(width // 2, FOLD) if i == 0 else FOLD) for word in words]
+            numbers = [cell_len(word) for word in words if word[:1].isdigit()]
+            if units:
+                numbers += [cell_len(cell) for cell in column if cell[:1].isdigit() and cell.count(" ") == 1]
+            least.append(max([1, *plain, *numbers]))
+        if spanned(least) <= width:
+            break
+    return least
+
+
 def spanned(widths: Sequence[int]) -> int:
     """Characters of a line whose columns have these widths."""
     return sum(widths) + GAP * (len(widths) - 1)
+
+
+def _put(c: Console, drawing: Table, widths: Sequence[int]) -> None:
+    # Rich counts a gap behind the last column too, and cuts into the columns where the line has no room for it
+    c.print(drawing, width=max(c.width, spanned(widths)) + GAP, crop=False)
 
 
 def memory_bar(report: Report, width: int) -> list[Text]:
@@ -127,12 +145,10 @@ def memory_bar(report: Report, width: int) -> list[Text]:
     if used <= usable:
         parts = [*parts, ("free", usable - used)]
     whole = max(usable, used)
+    cells = [max(round(size * (width - 2) / whole), 1 if size else 0) for _, size in parts]
+    cells[cells.index(max(cells))] += width - 2 - sum(cells)  # what rounding left over, where it shows least
     bar, legend = Text("▕"), []
-    left = width - 2
-    for i, (name, size) in enumerate(parts):
-        style, block = SEGMENTS[i]
-        n = left if i == len(parts) - 1 else min(left, max(round(size * (width - 2) / whole), 1 if size else 0))
-        left -= n
+    for (style, block), n, (name, size) in zip(SEGMENTS, cells, parts, strict=False):
         bar.append(block * n, style)
         legend.append(Text.assemble((f"{block} ", style), f"{name} {format_bytes(size)}"))
     if used > usable:
@@ -238,5 +254,33 @@ def table(
         drawing.add_row(*row)
     if title:
         c.print(Text(title, style="bold"))
-    c.print(drawing, width=max(c.width, spanned(widths)), crop=False)
+    _put(c, drawing, widths)
+    return drawn(c)
+
+
+def listing(header: tuple[str, ...], rows: list[tuple[str, ...]], width: int | None, color: bool) -> str:
+    """Named rows: a table, or a paragraph per row where the names leave the other columns too little of the line."""
+    if width is not None:
+        room = max(width, 40)
+        least = least_widths(list(zip(header, *rows, strict=True)), room)
+        longest = max(max(map(cell_len, row[0].split()), default=0) for row in rows)
+        if spanned(least) > room or longest > room // 2:
+            return records(header, rows, room, color)
+    return table("", header, rows, width, color)
+
+
+def records(header: tuple[str, ...], rows: list[tuple[str, ...]], width: int, color: bool) -> str:
+    """A paragraph per row: its name, and below it what is known of it."""
+    c = console(width, color)
+    for row in rows:
+        if row is not rows[0]:
+            c.print()
+        c.print(Text(row[0], style="bold"), soft_wrap=True)
+        grid = Table.grid(padding=(0, GAP, 0, 0))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column()
+        for name, cell in zip(header[1:], row[1:], strict=True):
+            if cell:
+                grid.add_row(f"  {name}", cell)
+        c.print(grid)
     return drawn(c)

@@ -178,14 +178,15 @@ def paper_file(name: str) -> Paper:
             raw = tomllib.load(file, parse_float=Decimal)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise InvalidInput("paper", where, f"a readable TOML file ({e})") from None
-    for key in ("title", "url", "checked"):
-        if key not in raw:
-            raise InvalidInput(key, "missing", "a value", where)
+    _need(raw, ("schema", "title", "url", "checked"), where)
     shapes = _tables(raw, "shape", where)
-    rows = [*raw.get("defaults", {}).items()]
-    entries = [dict(rows) | row for row in raw.get("row", [])]
-    for table in raw.get("measured", []):
+    defaults = raw.get("defaults", {})
+    entries = [defaults | row for row in _list(raw, "row", where)]
+    for table in _list(raw, "measured", where):
         entries += _measured(table, path.parent, where)
+    tables = _list(raw, "quality", where)
+    for table in tables:
+        _need(table, ("set", "metric", "better", "training", "where", "values"), where)
     for entry in entries:
         _check(entry, shapes, where)
     names = Counter(entry["id"] for entry in entries)
@@ -200,9 +201,22 @@ def paper_file(name: str) -> Paper:
         raw.get("about", ""),
         shapes,
         tuple(entries),
-        tuple(raw.get("quality", [])),
+        tuple(tables),
         where,
     )
+
+
+def _need(table: dict[str, Any], keys: Iterable[str], where: str) -> None:
+    for key in keys:
+        if key not in table:
+            raise InvalidInput(key, "missing", "a value", where)
+
+
+def _list(raw: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
+    tables = raw.get(key, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise InvalidInput(key, tables, f"tables [[{key}]]", where)
+    return tables
 
 
 def _tables(raw: dict[str, Any], key: str, where: str) -> dict[str, dict[str, Any]]:
@@ -221,9 +235,7 @@ ROW_KEYS = {
 def _check(row: dict[str, Any], shapes: dict[str, dict[str, Any]], where: str) -> None:
     """Raises InvalidInput for a row that says something the vocabulary does not hold."""
     place = f"{where}: row {row.get('id', '?')}"
-    for key in ("id", "quantity", "published", "unit", "where"):
-        if key not in row:
-            raise InvalidInput(key, "missing", "a value", place)
+    _need(row, ("id", "quantity", "published", "unit", "where"), place)
     unknown = sorted(set(row) - ROW_KEYS)
     if unknown:
         raise InvalidInput(unknown[0], row[unknown[0]], f"one of {', '.join(sorted(ROW_KEYS))}", place)
@@ -232,6 +244,11 @@ def _check(row: dict[str, Any], shapes: dict[str, dict[str, Any]], where: str) -
     for key, allowed in (("status", STATUSES), ("join", JOINS)):
         if key in row and row[key] not in allowed:
             raise InvalidInput(key, row[key], " or ".join(allowed), place)
+    for key in ("published", "right", "within", "times", "per"):
+        if key in row and (isinstance(row[key], bool) or not isinstance(row[key], (int, Decimal))):
+            raise InvalidInput(key, row[key], "a number", place)
+    if (row.get("status") == "within") != ("within" in row):
+        raise InvalidInput("within", row.get("within", "missing"), 'per cent, with status = "within" only', place)
     if "join" in row and "over" not in row:
         raise InvalidInput("over", "missing", "the ask that the join compares with", place)
     _ulp(row, place)
@@ -244,8 +261,15 @@ def _check(row: dict[str, Any], shapes: dict[str, dict[str, Any]], where: str) -
                 raise InvalidInput("take", take, f"term PREFIX, or one of {', '.join(TAKES)}", place)
 
 
+MEASURED_KEYS = (
+    "id", "quantity", "file", "where", "confidence", "model_column", "batch_column", "column", "unit", "take",
+    "context", "asks",
+)  # fmt: skip
+
+
 def _measured(table: dict[str, Any], folder: Path, where: str) -> Iterator[dict[str, Any]]:
     """Rows of a CSV of measurements: one ask per model, the batch from a column, the tokens cached from the table."""
+    _need(table, MEASURED_KEYS, where)
     path = folder / table["file"]
     try:
         with path.open(newline="") as file:
@@ -290,12 +314,19 @@ def _takes(ask: dict[str, Any], row: dict[str, Any]) -> list[str]:
     return take if isinstance(take, list) else [take]
 
 
+def _plain(value: Any) -> Any:
+    """A value as JSON would hold it: the file's decimals as floats, in tables (a config) too."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return float(value) if isinstance(value, Decimal) else value
+
+
 def _report(paper: Paper, ask: dict[str, Any], memo: dict[str, Report]) -> Report:
     words: dict[str, Any] = {}
     if "shape" in ask:
         words |= paper.shapes[ask["shape"]]
     words |= {key: value for key, value in ask.items() if key not in ("shape", "take")}
-    words = {key: float(value) if isinstance(value, Decimal) else value for key, value in words.items()}
+    words = {key: _plain(value) for key, value in words.items()}
     key = repr(sorted(words.items()))
     if key not in memo:
         memo[key] = plan(words.pop("model", None), **words)
@@ -312,9 +343,10 @@ def _taken(paper: Paper, row: dict[str, Any], key: str, memo: dict[str, Report])
                 value = TAKES[take](report)
             else:
                 prefix = take.removeprefix("term ")
-                value = sum(term.value for term in report.terms if term.path.startswith(prefix))
+                values = [term.value for term in report.terms if term.path.startswith(prefix)]
+                value = sum(values) if values else None
             if value is None:
-                raise InvalidInput("take", take, "a number that this ask has (it needs a GPU, or nothing binds)")
+                raise InvalidInput("take", take, "a number that this ask has (a term of its ledger, a GPU that binds)")
             total += Fraction(value)
     return total
 
@@ -471,22 +503,26 @@ def as_dicts(rows: Iterable[Row | Quality]) -> list[dict[str, Any]]:
 
 
 def text(paper: str | None = None, width: int = 80, color: bool = False, *, with_quality: bool = False) -> str:
-    """A summary of all papers, or every row of one, for a terminal of ``width`` columns."""
+    """A summary of all papers, or every row of one and its notes, for a terminal of ``width`` columns."""
     from kvplan.render import table
 
     if with_quality:
-        header, rows = _quality_table(quality(paper))
-        return table("", header, rows, width, color)
-    header, rows = _summary(reproduce()) if paper is None else _row_table(reproduce(paper))
-    notes = "" if paper is None else _notes(paper)
-    return table("", header, rows, width, color) + notes
+        header, cells = _quality_table(quality(paper))
+        return table("", header, cells, width, color)
+    rows = reproduce(paper)
+    if paper is None:
+        return table("", ("paper", "source", *OUTCOMES), _summary(rows, _short), width, color)
+    return table("", ROW_HEADER[:-1], [line[:-1] for line in _row_table(rows)], width, color) + _notes(rows)
 
 
 def markdown(paper: str | None = None, *, with_quality: bool = False) -> str:
     """The summary of all papers (the README's table), or every row of one, as Markdown."""
     if with_quality:
         return _pipes(*_quality_table(quality(paper)))
-    return _pipes(*(_summary(reproduce()) if paper is None else _row_table(reproduce(paper))))
+    rows = reproduce(paper)
+    if paper is None:
+        return _pipes(("paper", "source", *OUTCOMES), _summary(rows, _link))
+    return _pipes(ROW_HEADER, _row_table(rows))
 
 
 def _pipes(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -495,33 +531,40 @@ def _pipes(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _summary(rows: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _summary(rows: list[Row], source: Callable[[Paper], str]) -> list[tuple[str, ...]]:
     lines = []
     for name in dict.fromkeys(row.paper for row in rows):
         counts = Counter(row.outcome for row in rows if row.paper == name)
-        lines.append((name, _short(paper_file(name)), *(str(counts[outcome] or "") for outcome in OUTCOMES)))
+        lines.append((name, source(paper_file(name)), *(str(counts[outcome] or "") for outcome in OUTCOMES)))
     counts = Counter(row.outcome for row in rows)
-    lines.append(("all", "", *(str(counts[outcome]) for outcome in OUTCOMES)))
-    return ("paper", "source", *OUTCOMES), lines
+    lines.append(("all", f"{len(lines)} sources", *(str(counts[outcome]) for outcome in OUTCOMES)))
+    return lines
 
 
 def _short(paper: Paper) -> str:
-    return f"{paper.title}, arXiv {paper.arxiv}" if paper.arxiv else paper.title
+    return f"arXiv {paper.arxiv}" if paper.arxiv else paper.title
 
 
-def _row_table(rows: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    return ("quantity", "published", "computed", "unit", "outcome", "where"), [
-        (row.quantity, _cell(row.published), _cell(row.computed), row.unit, row.outcome, row.where) for row in rows
-    ]
+def _link(paper: Paper) -> str:
+    return f"[{paper.title}]({paper.url})" if paper.url.startswith("https://") else paper.title
+
+
+ROW_HEADER = ("quantity", "published", "computed", "unit", "outcome", "where")
+
+
+def _row_table(rows: list[Row]) -> list[tuple[str, ...]]:
+    return [(row.quantity, _cell(row.published), _cell(row.computed), row.unit, row.outcome, row.where) for row in rows]
 
 
 def _quality_table(rows: list[Quality]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    return ("model", "KV bytes", "metric", "value", "Pareto", "training", "where"), [
+    header = ("model", "KV bytes", "per", "metric", "value", "Pareto", "training", "where")
+    return header, [
         (
             row.name,
-            f"{row.memory_bytes:,}" + ("" if row.memory == "kv.bytes_per_token" else " per sequence"),
+            f"{row.memory_bytes:,}",
+            row.memory.rpartition("_")[2],
             f"{row.metric} ({row.better} is better)",
-            f"{row.value:g}" if row.value < 100 else f"{row.value:,.2f}",
+            f"{row.value:,.5g}" if row.value < 1000 else f"{row.value:,.2f}",
             "*" if row.pareto else "",
             row.training,
             f"{row.paper}: {row.where}",
@@ -536,9 +579,9 @@ def _cell(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}" if abs(value) < 10**6 else f"{value:,.0f}"
 
 
-def _notes(paper: str) -> str:
+def _notes(rows: list[Row]) -> str:
     notes: dict[str, list[str]] = {}
-    for row in reproduce(paper):
+    for row in rows:
         if row.note:
             notes.setdefault(row.note, []).append(row.id)
     lines = [f"{ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}: {note}" for note, ids in notes.items()]

@@ -7,13 +7,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kvplan.errors import InvalidInput
+from kvplan.errors import InvalidInput, UnknownName
 
 __all__ = ["GpuFile", "ModelFile", "check_preset"]
 
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.\-]{0,99}$")]
-Rate = Annotated[float, Field(gt=0, lt=1e7)]
+# A description is what the error says is allowed.
+Name = Annotated[str, Field(min_length=1, max_length=200, description="a text of 1 to 200 characters")]
+Slug = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][a-z0-9.\-]{0,99}$",
+        description="small letters, digits, dots and dashes, at most 100, a letter or digit first",
+    ),
+]
+Source = Annotated[
+    str, Field(min_length=1, max_length=2000, description="where the number is from, 1 to 2000 characters")
+]
+Version = Annotated[Literal[1], Field(alias="schema", description="1")]
+Day = Annotated[datetime.date, Field(description="a date such as 2026-11-21, without quotes")]
+Rate = Annotated[float, Field(gt=0, lt=1e7, description="dense TFLOPS above 0 and below 10,000,000")]
 
 
 class Strict(BaseModel):
@@ -42,64 +54,72 @@ class Link(Strict):
     """The link between accelerators: bytes per second in one direction."""
 
     name: Name
-    bytes_per_s: Annotated[int, Field(gt=0)]
+    bytes_per_s: Annotated[int, Field(gt=0, description="bytes per second above 0")]
     source: Annotated[str, Field(max_length=2000)] = ""
 
 
 class GpuFile(Strict):
     """presets/gpus/<name>.toml."""
 
-    schema_: Annotated[Literal[1], Field(alias="schema")]
+    schema_: Version
     name: Slug
     vendor: Name
     label: Name
-    aliases: list[Slug] = []
+    aliases: Annotated[list[Slug], Field(description="a list of names: small letters, digits, dots and dashes")] = []
     kind: Literal["datacenter", "workstation", "consumer", "soc", "tpu", "accelerator"]
     architecture: str = ""
     compute_capability: str = ""
-    memory_bytes: Annotated[int, Field(gt=0, lt=2**50)]
+    memory_bytes: Annotated[int, Field(gt=0, lt=2**50, description="whole bytes above 0 and below 2**50")]
     memory_basis: Literal["exact", "estimated"]
     memory_label: Name
-    memory_source: Annotated[str, Field(min_length=1, max_length=2000)]
-    bandwidth_bytes_per_s: Annotated[int, Field(gt=0, lt=10**15)]
-    bandwidth_source: Annotated[str, Field(min_length=1, max_length=2000)]
+    memory_source: Source
+    bandwidth_bytes_per_s: Annotated[
+        int, Field(gt=0, lt=10**15, description="whole bytes per second above 0 and below 10**15")
+    ]
+    bandwidth_source: Source
     price_usd_per_hour: Annotated[float, Field(gt=0)] | None = None
     price_source: str = ""
-    checked: datetime.date
+    checked: Day
     notes: list[str] = []
-    tflops: dict[str, Any]
+    tflops: Annotated[dict[str, Any], Field(description="a table [tflops] with rates such as bf16 = 165")]
     link: dict[str, Any] | None = None
 
 
 class ModelFile(Strict):
     """presets/models/<name>.toml: a published config and where it comes from."""
 
-    schema_: Annotated[Literal[1], Field(alias="schema")]
+    schema_: Version
     name: Slug
     label: Name
     hub: str = ""
-    aliases: list[Slug] = []
+    aliases: Annotated[list[Slug], Field(description="a list of names: small letters, digits, dots and dashes")] = []
     attention: str = ""
     provenance: str = ""
-    source: Annotated[str, Field(min_length=1, max_length=2000)]
-    checked: datetime.date
-    config: Annotated[str, Field(min_length=2)]
+    source: Source
+    checked: Day
+    config: Annotated[str, Field(min_length=2, description="the published config.json as a text")]
 
 
 def check_preset(raw: dict[str, Any], kind: str, where: str) -> None:
     """Raises InvalidInput naming the first key of a preset file that cannot be; ``kind`` is gpus or models."""
+    _check(GpuFile if kind == "gpus" else ModelFile, raw, where)
+    if kind == "gpus":
+        _check(Tflops, raw["tflops"], where, "tflops.")
+        if "link" in raw:
+            _check(Link, raw["link"], where, "link.")
+
+
+def _check(model: type[Strict], raw: dict[str, Any], where: str, table: str = "") -> None:
     try:
-        if kind == "gpus":
-            GpuFile.model_validate(raw)
-            rates = raw["tflops"]
-            Tflops.model_validate(
-                {k: float(v) if isinstance(v, int) and v is not True else v for k, v in rates.items()}
-            )
-            if "link" in raw:
-                Link.model_validate(raw["link"])
-        else:
-            ModelFile.model_validate(raw)
+        model.model_validate(raw)
     except ValidationError as e:
         first = e.errors()[0]
-        field = ".".join(str(step) for step in first["loc"]) or "preset"
-        raise InvalidInput(field, first.get("input"), first["msg"].lower(), where) from None
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        name = str(first["loc"][0]) if first["loc"] else "preset"
+        if first["type"] == "extra_forbidden":
+            raise UnknownName(f"key in {where}", f"{table}{name}", fields) from None
+        known = fields.get(name)
+        rule = (known.description if known else None) or first["msg"].removeprefix("Input should be ").lower()
+        # pydantic hands over the whole table where a key of it is missing
+        value = None if first["type"] == "missing" else first.get("input")
+        raise InvalidInput(f"{table}{name}", value, rule, where) from None

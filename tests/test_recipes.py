@@ -78,9 +78,9 @@ def test_a_model_family_is_one_function(copy: Path) -> None:
     assert (2 * 10_000 + 6 * 4096) * 2 * 64 * 2 == kv["bytes_per_sequence"]
 
 
-def test_a_scheme_is_one_function(copy: Path) -> None:
+def test_an_owner_map_is_one_file(copy: Path) -> None:
     """The new owner map keeps 3 of 8 stores and reads as before."""
-    append(copy / "kvplan/schemes/layers.py", block("A scheme"))
+    (copy / "kvplan/schemes/first.py").write_text(block("A scheme"))
     plain, first = ask(copy, "plan", *SHAPE)["kv"], ask(copy, "plan", *SHAPE, "--scheme", "first:3")["kv"]
 
     assert 3 * plain["bytes"] == 8 * first["bytes"]

@@ -184,7 +184,7 @@ def share(spec: ModelSpec, text: str, owners: list[int], passes: int = PASSES) -
     if not positions:
         raise InvalidInput("scheme", text, f"a model with attention layers ({spec.name} has none)")
     owner_of = {positions[i]: positions[owner] for i, owner in enumerate(owners)}
-    times = {i: 1 for i in range(len(spec.layers))}
+    times = dict.fromkeys(range(len(spec.layers)), 1)
     for low, high in _iterated(owners):
         times |= dict.fromkeys(range(positions[low], positions[high] + 1), passes)
 

@@ -14,7 +14,8 @@ def stored(spec: ModelSpec, text: str, key: str, value: str) -> ModelSpec:
 
     Raises InvalidInput, naming the scheme ``text``, for a model that caches nothing per token.
     """
-    find_format(key, "scheme"), find_format(value, "scheme")
+    for name in (key, value):
+        find_format(name, "scheme")  # an unknown name or option is an error here, not where it is used
     kinds = {part.store_as for layer in spec.layers for m in layer.mixers for part in mixer_parts(m)}
     if not kinds & {"key", "value", "latent"}:
         raise InvalidInput("scheme", text, f"a model that caches keys, values or latents ({spec.name} has none)")
@@ -72,7 +73,7 @@ def kv(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
         side, equals, name = piece.strip().partition("=")
         if equals and side in ("k", "v") and side not in formats:
             last, formats[side] = side, name
-        elif last and equals:
+        elif last and equals and side not in ("k", "v"):
             formats[last] += f",{piece.strip()}"  # another option of the format before it
         else:
             raise InvalidInput("scheme", arguments.text, "formats of keys and values, e.g. kv:k=q8_0,v=int4:g=32")
@@ -120,7 +121,7 @@ def kvquant(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     """KVQuant: non-uniform codes (nuqX) and sparse outliers, keys per channel before RoPE, values per token.
 
     Formula: b + 32 x outliers bits per element: an fp16 value and a 16-bit place for each outlier; the paper prints
-    0.01 more for offsets (4.33 bits against 4.32). Code books and scales per channel are constants of the model and
+    4.33 bits for these 4.32. Code books and scales per channel are constants of the model and
     not counted. Residence and traffic fall; rotating keys when they are read adds FLOPs that are not counted;
     parameters stay.
     Source: arXiv 2401.18079 (nuq4-1%: 17.3 GiB for LLaMA-7B at 128K).

@@ -45,12 +45,12 @@ def dsa(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
             return mixer
         source = (mixer.q_rank if isinstance(mixer, Latent) else mixer.input_hidden) or spec.hidden
         name = f"{mixer.module}.indexer"
-        weights: tuple[Weight, ...] = (
+        weights = (
             Weight(f"{name}.wq_b", source, heads * dim),
             Weight(f"{name}.weights_proj", spec.hidden, heads, shard="none"),
+            Weight(f"{name}.wk", spec.hidden, dim, shard="none", cached=True),
+            vector(f"{name}.k_norm", 2 * dim)._replace(cached=True),
         )
-        if mixer.reads in (None, layer):
-            weights += (Weight(f"{name}.wk", spec.hidden, dim, shard="none"), vector(f"{name}.k_norm", 2 * dim))
         return replace(mixer, indexer=Indexer(heads, dim, top, weights))
 
     return change_attention(spec, text, change, weights=True)

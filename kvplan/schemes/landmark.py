@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from kvplan.cache import mixer_growth
+from kvplan.errors import InvalidInput
 from kvplan.schemes import Arguments, change_attention, scheme
 from kvplan.schemes.window import Own
-from kvplan.specs import Growth, ModelSpec, Sparse, replace
+from kvplan.specs import Factored, Growth, ModelSpec, Sparse, replace
 
 
 @scheme(
@@ -38,6 +39,8 @@ def landmark(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     def change(layer: int, mixer: Own) -> Own:
         if mixer_growth(mixer).kind != "full":
             return mixer
-        return replace(mixer, keep=Growth("landmark", block), sparse=sparse or mixer.sparse)
+        if sparse is not None and not isinstance(mixer, Factored) and mixer.indexer is not None:
+            raise InvalidInput("scheme", arguments.text, "no k on a model that selects what it reads already")
+        return replace(mixer, keep=Growth("landmark", block), sparse=sparse)
 
     return change_attention(spec, arguments.text, change, weights=False)

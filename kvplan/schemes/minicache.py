@@ -14,7 +14,7 @@ SIDES = ("lower", "upper")
 def _parts(a: Attention, every: int) -> dict[str, tuple[Part, ...]]:
     """What a pair keeps for each of its layers beside the shared directions."""
     kept = Growth("compress", every)
-    parts = {}
+    parts: dict[str, tuple[Part, ...]] = {}
     for side in SIDES:
         parts[side] = (Part(f"{side}_magnitude", 1, 2, "compute", shard="none"),)
         if every:
@@ -55,7 +55,7 @@ def minicache(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
         raise InvalidInput("scheme", text, "retain as one token of n: 0, 0.5, 0.1, 0.05, 0.04, 0.02, 0.01 ...")
     layers = attention_layers(spec)
     first = int(arguments.share("from", "0.5") * len(layers))
-    pairs = {}
+    pairs: dict[int, tuple[str, int]] = {}  # layer -> its side, and the layer that stores
     for lower, upper in zip(layers[first::2], layers[first + 1 :: 2], strict=False):
         pairs |= {lower: (SIDES[0], lower), upper: (SIDES[1], lower)}
     shapes: dict[int, tuple[int, int, int]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from kvplan.errors import InvalidInput
 from kvplan.schemes import PASSES, Arguments, Change, attention_layers, scheme, share
@@ -86,6 +87,6 @@ def lasagna(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
 
     def part(count: int, kept: int) -> list[Run]:
         starts = [i * count // kept for i in range(kept + 1)]
-        return [(low, high - 1) for low, high in zip(starts, starts[1:], strict=False)]
+        return [(low, high - 1) for low, high in pairwise(starts)]
 
     return _shared(spec, arguments, part)

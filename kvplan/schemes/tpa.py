@@ -31,7 +31,7 @@ def tpa(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     """
     text = arguments.text
     arguments.only("q", "k", "v")
-    ranks = [arguments.count(name, default=n) for name, n in (("q", 6), ("k", 2), ("v", 2))]
+    q, k, v = (arguments.count(name, default=n) for name, n in (("q", 6), ("k", 2), ("v", 2)))
 
     def change(layer: int, mixer: Own) -> Mixer:
         a = refactored(mixer, text)
@@ -41,7 +41,7 @@ def tpa(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
             raise InvalidInput("scheme", text, "attention without an indexer")
         bias = "o" if "o" in a.bias else ""
         return Factored(
-            a.heads, a.key_dim, *ranks, bias=bias, reads=a.reads, keep=own_growth(a), extra=a.extra, module=a.module
+            a.heads, a.key_dim, q, k, v, bias=bias, reads=a.reads, keep=own_growth(a), extra=a.extra, module=a.module
         )
 
     return change_attention(spec, text, change, weights=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import kvplan
 
-MODELS = ("llama-3.1-8b", "gemma-3-12b", "deepseek-v3", "gpt-oss-20b", "qwen3-next-80b-a3b")
+MODELS = ("llama-3.1-8b", "gemma-3-12b", "deepseek-v3", "deepseek-v4-flash", "gpt-oss-20b", "qwen3-next-80b-a3b")
 
 
 def median_us(model: str, runs: int = 2000, **flags: Any) -> float:
