@@ -83,7 +83,9 @@ def preset_folders(kind: str) -> list[Path]:
     extra = os.environ.get("KVPLAN_PRESETS")
     if extra:
         if not os.path.isdir(extra):
-            raise InvalidInput("KVPLAN_PRESETS", extra, "an existing folder with gpus/ and models/ in it")
+            raise InvalidInput(
+                "folder", None, "an existing one with gpus/ and models/ in it", f"KVPLAN_PRESETS={extra}"
+            )
         folders.insert(0, Path(extra) / kind)
     return folders
 
@@ -112,8 +114,10 @@ def _read(path: Path) -> dict[str, Any]:
         file, _ = open_file(path, "preset")
         with file:
             return tomllib.load(file)
+    except InvalidInput as e:
+        raise InvalidInput("preset", path.name, e.rule, str(path)) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as e:
-        raise InvalidInput("preset", str(path), f"a readable TOML file ({e})") from None
+        raise InvalidInput("preset", path.name, f"a readable TOML file ({e})", str(path)) from None
 
 
 def _checked(raw: dict[str, Any], path: Path, kind: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Subcommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Click's parsing, after a look at every value that was given."""
-        if not ctx.resilient_parsing:
+        if not ctx.resilient_parsing and sum(arg.startswith("-") for arg in args) > 1:
             self._refuse_contradictions(ctx, args)
         return super().parse_args(ctx, args)
 
@@ -648,6 +648,29 @@ def schemes(
         _listing("papers", list_papers(), wanted, as_json, ())
         return
     _listing("schemes", list_schemes(), wanted, as_json, ("notation", "axes", "summary", "source"))
+
+
+@command
+def reproduce(
+    paper: Annotated[Text, typer.Argument(help="One paper, e.g. cla; all without it.", show_default=False)] = None,
+    quality: Annotated[bool, typer.Option("--quality", help="KV bytes per token beside published quality.")] = False,
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
+) -> None:
+    """Published tables, recomputed and printed side by side.
+
+    Example: kvplan reproduce cla --quality
+    """
+    from kvplan import reproduce as published
+
+    rows = published.reproduce(paper)
+    if as_json:
+        print(json.dumps(published.as_dicts(rows), indent=2, ensure_ascii=False))
+    elif as_markdown:
+        print(published.markdown(paper, with_quality=quality), end="")
+    else:
+        print(published.text(paper, *_screen(), with_quality=quality), end="")
+    raise typer.Exit(1 if any(row.outcome == "DIFFERS" for row in rows) else 0)
 
 
 def main() -> None:

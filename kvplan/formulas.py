@@ -129,7 +129,8 @@ def pairs_blocks(tokens: Num, top_k: Num, block: Num) -> Num:
 def pairs_blocks_window(tokens: Num, top_k: Num, block: Num, window: Num) -> Num:
     """Pairs as in `pairs_blocks` where a window hides all but the last `window` keys: sum of min(window, kept keys)."""
     head = minimum(tokens, top_k)
-    rest, inner = tokens - head, minimum(maximum(window - top_k + block, 0), block)
+    rest = tokens - head
+    inner = minimum(maximum(window - top_k + block, 0), block)
     whole = ceildiv(rest - block + 1, block)
     partly = whole * pairs_window(block, inner) + pairs_window(rest - whole * block, inner)
     return pairs_window(head, window) + rest * minimum(top_k - block, window) + partly

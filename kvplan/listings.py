@@ -169,9 +169,16 @@ def list_engines() -> list[Row]:
 
 
 def list_schemes() -> list[Row]:
-    """One row per sharing scheme."""
+    """One row per sharing scheme; the storage formats, each a scheme of its own name, are one row together."""
     from kvplan.schemes import SCHEMES
 
+    formats: Row = {
+        "name": "FORMAT",
+        "notation": "FORMAT[:g=32,…]",
+        "axes": "bits",
+        "summary": "keys and values in a storage format: any name of `kvplan formats`, e.g. fp8, int4:g=32, q8_0",
+        "source": "kvplan/formats.py",
+    }
     return [
         {
             "name": s.name,
@@ -181,7 +188,8 @@ def list_schemes() -> list[Row]:
             "source": s.source,
         }
         for s in SCHEMES.values()
-    ]
+        if s.name not in FORMATS and s.name not in ALIASES
+    ] + [formats]
 
 
 def list_papers() -> list[Row]:

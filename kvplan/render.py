@@ -130,7 +130,9 @@ def spanned(widths: Sequence[int]) -> int:
 
 def _put(c: Console, drawing: Table, widths: Sequence[int]) -> None:
     # Rich counts a gap behind the last column too, and cuts into the columns where the line has no room for it
-    c.print(drawing, width=max(c.width, spanned(widths)) + GAP, crop=False)
+    before, c.width = c.width, max(c.width, spanned(widths)) + GAP
+    c.print(drawing)
+    c.width = before
 
 
 def memory_bar(report: Report, width: int) -> list[Text]:

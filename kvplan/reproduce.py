@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from fractions import Fraction
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,12 @@ __all__ = [
 
 # What can come of a row, best first. The first two count as reproduced; DIFFERS fails `kvplan reproduce`.
 OUTCOMES = ("exact", "rounds", "within", "upper bound", "wrong in paper", "shown", "DIFFERS")
+SUMMARY_NOTE = """
+bound: an upper bound in the paper's terms, never an equality.
+wrong: wrong in the paper, kept and marked with the reason.
+shown: its inputs are printed results or assumptions, so it is not counted.
+`kvplan reproduce PAPER` has the rows and their sources.
+"""
 STATUSES = ("counted", "within", "upper-bound", "wrong-in-paper", "shown")
 JOINS = ("ratio", "saved", "difference")
 # A published binary double carries no more digits than this.
@@ -129,6 +136,7 @@ class Quality(NamedTuple):
     memory: str  # which number of the report ``memory_bytes`` is
     metric: str
     value: float
+    printed: str  # the value as the paper prints it
     better: str  # lower | higher
     pareto: bool
     training: str
@@ -216,7 +224,7 @@ def _list(raw: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
     tables = raw.get(key, [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise InvalidInput(key, tables, f"tables [[{key}]]", where)
-    return tables
+    return list(tables)
 
 
 def _tables(raw: dict[str, Any], key: str, where: str) -> dict[str, dict[str, Any]]:
@@ -306,7 +314,7 @@ def _asks(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
     if key == "over":
         over = row.get("over", [])
         return over if isinstance(over, list) else [over]
-    return row.get("asks", [row["ask"]] if "ask" in row else [])
+    return list(row["asks"]) if "asks" in row else [row["ask"]] if "ask" in row else []
 
 
 def _takes(ask: dict[str, Any], row: dict[str, Any]) -> list[str]:
@@ -487,6 +495,7 @@ def _pareto(name: str, table: dict[str, Any], take: str, points: list[tuple[int,
             take,
             table["metric"],
             value,
+            str(table["values"][id_]),
             table["better"],
             not beaten,
             table["training"],
@@ -502,23 +511,25 @@ def as_dicts(rows: Iterable[Row | Quality]) -> list[dict[str, Any]]:
     return [row._asdict() for row in rows]
 
 
-def text(paper: str | None = None, width: int = 80, color: bool = False, *, with_quality: bool = False) -> str:
+def text(paper: str | None = None, width: int | None = 80, color: bool = False, *, with_quality: bool = False) -> str:
     """A summary of all papers, or every row of one and its notes, for a terminal of ``width`` columns."""
     from kvplan.render import table
 
     if with_quality:
-        header, cells = _quality_table(quality(paper))
-        return table("", header, cells, width, color)
+        return "\n".join(table(title, header, lines, width, color) for title, header, lines in _quality_tables(paper))
     rows = reproduce(paper)
     if paper is None:
-        return table("", ("paper", "source", *OUTCOMES), _summary(rows, _short), width, color)
+        # counts in words that fit 80 columns; sources stand with the rows of each paper and in the Markdown
+        lines = [(line[0], *line[2:]) for line in _summary(rows, _short)]
+        header = ("paper", "exact", "rounds", "within", "bound", "wrong", "shown", "differs")
+        return table("", header, lines, width, color) + SUMMARY_NOTE
     return table("", ROW_HEADER[:-1], [line[:-1] for line in _row_table(rows)], width, color) + _notes(rows)
 
 
 def markdown(paper: str | None = None, *, with_quality: bool = False) -> str:
     """The summary of all papers (the README's table), or every row of one, as Markdown."""
     if with_quality:
-        return _pipes(*_quality_table(quality(paper)))
+        return "\n".join(f"{title}\n\n{_pipes(header, lines)}" for title, header, lines in _quality_tables(paper))
     rows = reproduce(paper)
     if paper is None:
         return _pipes(("paper", "source", *OUTCOMES), _summary(rows, _link))
@@ -556,21 +567,19 @@ def _row_table(rows: list[Row]) -> list[tuple[str, ...]]:
     return [(row.quantity, _cell(row.published), _cell(row.computed), row.unit, row.outcome, row.where) for row in rows]
 
 
-def _quality_table(rows: list[Quality]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    header = ("model", "KV bytes", "per", "metric", "value", "Pareto", "training", "where")
-    return header, [
-        (
-            row.name,
-            f"{row.memory_bytes:,}",
-            row.memory.rpartition("_")[2],
-            f"{row.metric} ({row.better} is better)",
-            f"{row.value:,.5g}" if row.value < 1000 else f"{row.value:,.2f}",
-            "*" if row.pareto else "",
-            row.training,
-            f"{row.paper}: {row.where}",
+def _quality_tables(paper: str | None) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """One table per set: models of one training budget, the only ones that may be compared."""
+    for _, group in groupby(quality(paper), lambda row: (row.paper, row.set, row.metric)):
+        rows = list(group)
+        first = rows[0]
+        title = f"{first.paper}, {first.set} ({first.where}). {first.training[:1].upper()}{first.training[1:]}."
+        memory = f"KV bytes per {first.memory.rpartition('_')[2]}"
+        header = ("model", memory, f"{first.metric} ({first.better} is better)", "Pareto")
+        yield (
+            title,
+            header,
+            [(row.name, f"{row.memory_bytes:,}", row.printed, "*" if row.pareto else "") for row in rows],
         )
-        for row in rows
-    ]
 
 
 def _cell(value: float | None) -> str:

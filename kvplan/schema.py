@@ -113,7 +113,8 @@ def _check(model: type[Strict], raw: dict[str, Any], where: str, table: str = ""
     try:
         model.model_validate(raw)
     except ValidationError as e:
-        first = e.errors()[0]
+        # a key that is unknown and one that is missing are often the same key: the unknown one says which
+        first = min(e.errors(), key=lambda error: error["type"] != "extra_forbidden")
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
         name = str(first["loc"][0]) if first["loc"] else "preset"
         if first["type"] == "extra_forbidden":

@@ -130,7 +130,7 @@ BAD = [
     (["plan", LLAMA, "--attention-flops", "half"], "attention_flops"),
     (["plan", LLAMA, "--gpu-memory-utilization", "1.2"], "gpu_memory_utilization"),
     (["plan", LLAMA, "--gpu-memory-utilization", "much"], "much"),
-    (["plan", LLAMA, "--memory", "80"], None),
+    (["plan", LLAMA, "--memory", "80"], "80GiB"),
     (["plan", LLAMA, "--memory", "80 quarts"], "memory"),
     (["plan", LLAMA, "--layers", "3"], "named already"),
     (["plan", "--layers", "3", "--hidden", "64"], "heads"),

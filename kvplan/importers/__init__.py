@@ -132,8 +132,9 @@ def _finish(spec: ModelSpec, config: Config, name: str) -> ModelSpec:
     from kvplan.importers.quantization import read_quantization
     from kvplan.specs import replace
 
-    title = name or config.raw.get("_name_or_path") or spec.name or spec.model_type
-    changes: dict[str, Any] = {"name": str(title)[:200]}
+    stated = config.raw.get("_name_or_path")
+    title = name or (stated if isinstance(stated, str) else "") or spec.name or spec.model_type
+    changes: dict[str, Any] = {"name": " ".join(title[:200].split()) or spec.model_type}
     dtype, note = read_dtype(config)
     notes = [*spec.notes, note] if note else [*spec.notes]
     assumed = config.assumed()

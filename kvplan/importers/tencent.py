@@ -6,7 +6,7 @@ from kvplan.importers import importer
 from kvplan.importers.config import Config
 from kvplan.importers.experts import aliased, routed, sparse_layers
 from kvplan.importers.parts import decoder, grouped_attention
-from kvplan.specs import Attention, Dense, Layer, ModelSpec, MoE, replace, vector
+from kvplan.specs import Attention, Dense, Layer, ModelSpec, MoE, replace
 
 
 def _per_layer(c: Config, key: str, layers: int, default: int, *, least: int = 1) -> list[int]:

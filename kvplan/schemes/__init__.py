@@ -176,13 +176,16 @@ PASSES = 9  # of LCKV's prefill: m = 7 and b = 2 in the paper and in its reposit
 def share(spec: ModelSpec, text: str, owners: list[int], passes: int = PASSES) -> ModelSpec:
     """The spec in which attention layer ``i`` reads the KV of layer ``owners[i]``, both counted among attention layers.
 
-    An owner map that the model came with is replaced, windows stay. Where a layer reads one above it, a prompt runs
-    ``passes`` times through the layers from the reader up to the owner. Raises InvalidInput, naming the scheme
+    An owner map e that the model came with stays in force: layer i reads e(owners(e(i))), so that layers which share
+    already move together and no scheme on this axis can raise residence. Windows stay. Where a layer reads one above
+    it, a prompt runs ``passes`` times through the layers from the reader up to the owner. Raises InvalidInput, naming the scheme
     ``text``, for a model without attention and where layers would share that cannot.
     """
     positions = attention_layers(spec)
     if not positions:
         raise InvalidInput("scheme", text, f"a model with attention layers ({spec.name} has none)")
+    own = _own_map(spec, positions)
+    owners = [own[owners[target]] for target in own]
     owner_of = {positions[i]: positions[owner] for i, owner in enumerate(owners)}
     times = dict.fromkeys(range(len(spec.layers)), 1)
     for low, high in _iterated(owners):
@@ -206,8 +209,8 @@ def share(spec: ModelSpec, text: str, owners: list[int], passes: int = PASSES) -
     if layers == spec.layers:
         return spec
     notes = spec.notes
-    if any(getattr(m, "reads", None) is not None for layer in spec.layers for m in layer.mixers):
-        notes += (f"{text} replaces the owner map that the model came with",)
+    if own != list(range(len(own))):
+        notes += (f"{text} joins the owner map that the model came with",)
     shared = replace(spec, layers=layers, weight_bytes=None, notes=notes)
     try:
         build_plan(shared)
@@ -215,6 +218,16 @@ def share(spec: ModelSpec, text: str, owners: list[int], passes: int = PASSES) -
         rule = f"{SCHEMES[text.partition(':')[0]].summary}: {error.field} = {error.value} is not {error.rule}"
         raise InvalidInput("scheme", text, rule) from error
     return shared
+
+
+def _own_map(spec: ModelSpec, positions: list[int]) -> list[int]:
+    """Whose KV each attention layer reads as the model stands, both counted among attention layers."""
+    order = {layer: i for i, layer in enumerate(positions)}
+    own = []
+    for i, layer in enumerate(positions):
+        targets = [getattr(m, "reads", None) for m in spec.layers[layer].mixers if not isinstance(m, Recurrent)]
+        own.append(next((order[target] for target in targets if target in order), i))
+    return own
 
 
 def _iterated(owners: list[int]) -> list[tuple[int, int]]:

@@ -82,7 +82,7 @@ def test_recurrent_state_is_not_quantised() -> None:
 
 @pytest.mark.parametrize(("layers", "hidden", "heads"), [(32, 4096, 32), (40, 5120, 40), (8, 256, 4)])
 def test_minicache_ratio(layers: int, hidden: int, heads: int) -> None:
-    """b r (s + n) (3.1 h + 2) bytes against 4 b r h (s + n) (the paper's appendix); 0.775 at h = 4096."""
+    """The paper's appendix: b r (s + n) (3.1 h + 2) bytes against 4 b r h (s + n); 0.775 at h = 4096."""
     shape = {"layers": layers, "hidden": hidden, "heads": heads}
     plain, merged = (kvplan.plan(scheme=s, context=4000, **shape) for s in (None, "minicache"))
     assert layers * 4000 * (31 * hidden + 20) == 10 * merged.kv["bytes"]

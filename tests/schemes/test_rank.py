@@ -64,7 +64,7 @@ def test_tpa_parameters_and_flops() -> None:
 
 
 def test_low_rank_entries() -> None:
-    """k + v elements; two factors instead of each projection; a decode step expands keys and weighs values in rank."""
+    """Cached are k + v elements; two factors instead of each projection; a step expands keys and weighs values in rank."""
     plain, low = (kvplan.plan(LLAMA, scheme=s, context=999) for s in (None, "lowrank:k=1024,v=2048"))
     assert 32 * 2 * 3072 == low.kv["bytes_per_token"]
     difference = 32 * (2 * 4096 * 4096 - 3072 * (4096 + 4096))
@@ -88,7 +88,9 @@ def test_tied_factors_are_counted_once_each() -> None:
 
 
 @pytest.mark.parametrize("rank", ["mla:latent=256,rope=32", "tpa:q=6,k=2,v=2", "lowrank:k=512,v=512"])
-@pytest.mark.parametrize("other", ["cla:2", "streaming", "budget:500", "fp8", "topk:99", "offload:cpu=0.5", "window:99@5:1"])
+@pytest.mark.parametrize(
+    "other", ["cla:2", "streaming", "budget:500", "fp8", "topk:99", "offload:cpu=0.5", "window:99@5:1"]
+)
 def test_any_order_is_the_same(rank: str, other: str) -> None:
     """Schemes that write different axes give the same answer in any order, and both take effect."""
     one, two = (kvplan.plan(LLAMA, scheme=s, context=3000) for s in (f"{rank}+{other}", f"{other}+{rank}"))

@@ -12,8 +12,24 @@ from kvplan.errors import InvalidInput, KvplanError
 
 LLAMA = "llama-2-7b"
 ENTRY = 32 * 2 * 32 * 128 * 2
-MODELS = (LLAMA, "llama-3.1-8b", "gemma-3-12b", "mistral-7b-v0.1", "deepseek-v3", "gpt-oss-20b", "hunyuan-large", "llama-4-scout")
-SPARSE = ("topk:256", "topk:64,index=32", "quest:k=512,page=16", "sparsek:k=64,window=64", "nsa", "nsa:block=8,select=8,count=2,window=9")
+MODELS = (
+    LLAMA,
+    "llama-3.1-8b",
+    "gemma-3-12b",
+    "mistral-7b-v0.1",
+    "deepseek-v3",
+    "gpt-oss-20b",
+    "hunyuan-large",
+    "llama-4-scout",
+)
+SPARSE = (
+    "topk:256",
+    "topk:64,index=32",
+    "quest:k=512,page=16",
+    "sparsek:k=64,window=64",
+    "nsa",
+    "nsa:block=8,select=8,count=2,window=9",
+)
 
 
 def read(scheme: str, keys: int) -> float:
@@ -68,7 +84,9 @@ def test_dsa_where_layers_share() -> None:
     assert 32 * 64 * 2 * 5001 + 512 * ENTRY == dsa.kv["bytes_read_per_step"]
 
 
-@pytest.mark.parametrize("scheme", ["sparsek:k=64,window=64", "nsa:block=8,select=8,count=2,window=9", "dsa:k=100,dim=8,heads=2"])
+@pytest.mark.parametrize(
+    "scheme", ["sparsek:k=64,window=64", "nsa:block=8,select=8,count=2,window=9", "dsa:k=100,dim=8,heads=2"]
+)
 @pytest.mark.parametrize("mask", [None, "window:300", "chunk:300", "budget:300", "compress:m=4,window=30"])
 def test_prompts_that_are_read_sparsely(scheme: str, mask: str | None) -> None:
     """Pairs of every query with what its mask and the pattern leave it, counted one by one."""
@@ -108,7 +126,9 @@ def test_blocks_under_a_window(tokens: int, blocks: int, block: int, window: int
 @given(
     model=st.sampled_from(MODELS),
     scheme=st.sampled_from(SPARSE),
-    other=st.sampled_from([None, "mqa", "cla:2", "window:700", "budget:700", "fp8", "kivi:2", "minicache", "infini:segment=99"]),
+    other=st.sampled_from(
+        [None, "mqa", "cla:2", "window:700", "budget:700", "fp8", "kivi:2", "minicache", "infini:segment=99"]
+    ),
     context=st.integers(1, 20_000),
 )
 def test_reading_less_keeps_everything(model: str, scheme: str, other: str | None, context: int) -> None:

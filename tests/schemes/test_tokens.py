@@ -87,7 +87,9 @@ def test_infini_attention_memory() -> None:
         report = kvplan.plan(scheme="infini:segment=2048", context=context, **shape)
         assert 1_585_152 * 4 == report.kv["state_bytes_per_sequence"]
         assert report.kv["bytes"] - 1_585_152 * 4 == min(context, 2048) * 12 * 2 * 8 * 128 * 2
-    gates = kvplan.plan(scheme="infini", **shape).answer.profile.parameters - kvplan.plan(**shape).answer.profile.parameters
+    gates = (
+        kvplan.plan(scheme="infini", **shape).answer.profile.parameters - kvplan.plan(**shape).answer.profile.parameters
+    )
     assert 12 * 8 == gates
 
 

@@ -40,4 +40,8 @@ def reference() -> dict[str, dict[str, Any]]:
 def checkpoint_bytes(spec: ModelSpec) -> int | None:
     """Bytes of the checkpoint as shapes and formats say, headers left aside; None where the method is unknown."""
     bare = replace(spec, weight_bytes=None)
-    return weight_bytes(bare, bare.dtype, bare.quantization).total if weights_known(bare, bare.dtype, bare.quantization) else None
+    return (
+        weight_bytes(bare, bare.dtype, bare.quantization).total
+        if weights_known(bare, bare.dtype, bare.quantization)
+        else None
+    )
