@@ -8,7 +8,7 @@ from kvplan.num import ceildiv, maximum
 from kvplan.specs import ModelSpec, Quantization, Weight
 from kvplan.weights import named_layer_weights, outer_weights, stored_bits, tower_bits
 
-__all__ = ["WeightBytes", "rank_weight_bytes", "sized_weights", "weight_bytes", "weights_known"]
+__all__ = ["WeightBytes", "rank_shares", "rank_weight_bytes", "sized_weights", "weight_bytes", "weights_known"]
 
 
 class WeightBytes(NamedTuple):
@@ -127,7 +127,20 @@ def rank_weight_bytes(
     on_disk = spec.weight_bytes if _as_on_disk(spec, dtype, quantization) else None
     if on_disk is not None and tp == 1 and first and last:
         return on_disk
-    total = 0
+    total = sum(rank_shares(spec, dtype, quantization, tp, layers, first, last).values())
+    if on_disk is not None:
+        # headers say the whole exactly; a rank's part of it is taken in proportion to the shapes
+        whole = sum(size for _, size in sized_weights(spec, dtype, quantization))
+        whole += sum(ceildiv(tower_bits(tower, dtype, quantization), 8) for tower in spec.towers)
+        total = int(ceildiv(total * on_disk, max(whole, 1)))
+    return total
+
+
+def rank_shares(
+    spec: ModelSpec, dtype: str, quantization: Quantization | None, tp: int, layers: range, first: bool, last: bool
+) -> dict[str, int]:
+    """Bytes by category of one rank of a stage, as shapes and formats give them."""
+    shares: dict[str, int] = {}
     for item, size in sized_weights(spec, dtype, quantization):
         if item.layer is not None:
             mine = item.layer in layers
@@ -136,15 +149,10 @@ def rank_weight_bytes(
         else:
             mine = last
         if mine:
-            total += _share(size, item.weight.shard, tp)
-    if first:
-        total += sum(ceildiv(tower_bits(tower, dtype, quantization), 8) for tower in spec.towers)
-    if on_disk is not None:
-        # headers say the whole exactly; a rank's part of it is taken in proportion to the shapes
-        whole = sum(size for _, size in sized_weights(spec, dtype, quantization))
-        whole += sum(ceildiv(tower_bits(tower, dtype, quantization), 8) for tower in spec.towers)
-        total = int(ceildiv(total * on_disk, max(whole, 1)))
-    return total
+            shares[item.category] = shares.get(item.category, 0) + _share(size, item.weight.shard, tp)
+    for tower in spec.towers if first else ():
+        shares[tower.name] = shares.get(tower.name, 0) + ceildiv(tower_bits(tower, dtype, quantization), 8)
+    return shares
 
 
 def _share(size: int, shard: str, tp: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 
 from kvplan import formulas
 from kvplan.cache import Read
-from kvplan.checkpoint import sized_weights
+from kvplan.checkpoint import rank_shares, sized_weights
 from kvplan.costs import (
     ENTRIES,
     Held,
@@ -749,10 +749,21 @@ BEYOND = "file beyond shapes"
 
 
 def _rank_weights(a: Answer, _: str) -> Iterator[Made]:
-    s = a.settings
-    i = max(range(len(a.stages)), key=lambda i: a.stages[i].weights)
-    yield _sentence(f"{_stage_words(a, i) or 'every layer'}; matrices / {s.tp}, norms, routers and latents whole")
-    yield a.stages[i].weights
+    """The heaviest stage's rank by category, and what headers of real files add to the shapes."""
+    s, last = a.settings, len(a.stages) - 1
+    i = max(range(last + 1), key=lambda i: a.stages[i].weights)
+    stage = a.stages[i]
+    where = _stage_words(a, i)
+    yield _sentence(f"{where + ': ' if where else ''}matrices / {s.tp}, norms, routers and latents whole")
+    dtype, format_ = s.formats.compute.name, s.quantization
+    shares = rank_shares(a.spec, dtype, format_, s.tp, stage.layers, i == 0, i == last)
+    for category, size in shares.items():
+        yield _sentence(f"{category} = {size:,} bytes")
+        yield size
+    more = stage.weights - sum(shares.values())
+    if more:
+        yield _sentence(f"the files' total, in proportion to the shapes: {more:,} bytes on top")
+        yield more
 
 
 # --- memory and time

@@ -91,3 +91,10 @@ def test_public_names_are_documented() -> None:
                     node in ast.walk(f) and f is not node for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)
                 )
                 assert nested or ast.get_docstring(node), f"{path.name}: {node.name}"
+
+
+def test_the_table_of_papers_is_todays() -> None:
+    """README holds what `kvplan reproduce --markdown` prints."""
+    from kvplan.reproduce import markdown
+
+    assert markdown() in README

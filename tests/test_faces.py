@@ -268,8 +268,9 @@ def test_nothing_found_is_exit_code_1_either_way(command: str) -> None:
     assert "'no such thing'" in text[2]
 
 
-def test_the_index_is_what_the_specs_say() -> None:
+def test_the_index_is_what_the_specs_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """presets/models/index.json is no second truth: `python tests/make_index.py` writes what the planner computes."""
+    monkeypatch.delenv("KVPLAN_PRESETS", raising=False)
     stored = json.loads((preset_folders("models")[-1] / INDEX).read_text(encoding="utf-8"))
 
     assert model_index() == stored, "run python tests/make_index.py"

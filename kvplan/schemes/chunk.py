@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from kvplan.schemes import Arguments, scheme
-from kvplan.schemes.window import everywhere
-from kvplan.specs import Growth, ModelSpec
+from kvplan.schemes.window import patterned
+from kvplan.specs import ModelSpec
 
 
 @scheme(
     "chunk",
-    "chunk:C",
+    "chunk:C[@L:G]",
     "tokens",
-    "layers see their own chunk of C tokens only",
+    "layers see their own chunk of C tokens only; @3:1 leaves every fourth layer as it is",
     "Llama 4's local layers, transformers models/llama4",
 )
 def chunk(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
@@ -26,5 +26,4 @@ def chunk(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     >>> plan("llama-2-7b", scheme="chunk:1024", context=4096).kv["bytes_read_per_step"] // 524_288  # a new chunk
     1
     """
-    arguments.only("C", bare=True)
-    return everywhere(spec, arguments.text, Growth("chunk", arguments.count("C", bare=True)))
+    return patterned(spec, arguments, "chunk")

@@ -38,6 +38,12 @@ def dsa(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     def change(layer: int, mixer: Own) -> Own:
         if isinstance(mixer, Factored):
             raise InvalidInput("scheme", text, "per-head keys and values, or a latent")
+        if mixer.indexer is not None and (mixer.indexer.top_k, mixer.indexer.dim, mixer.indexer.heads) == (
+            top,
+            dim,
+            heads,
+        ):
+            return mixer  # what the model is already
         if mixer.indexer is not None or mixer.sparse is not None:
             raise InvalidInput("scheme", text, "a model that reads its whole cache (this one selects already)")
         growth = mixer_growth(mixer)

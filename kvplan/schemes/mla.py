@@ -51,6 +51,8 @@ def mla(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     queries = arguments.count("q", default=0, least=0)
 
     def change(layer: int, mixer: Own) -> Mixer:
+        if isinstance(mixer, Latent) and (mixer.kv_rank, mixer.rope_dim, mixer.q_rank or 0) == (latent, rope, queries):
+            return mixer  # what the model is already
         a = refactored(mixer, text)
         return Latent(
             a.heads,

@@ -32,6 +32,26 @@ def everywhere(spec: ModelSpec, text: str, growth: Growth) -> ModelSpec:
     return change_attention(spec, text, change, weights=False)
 
 
+def patterned(spec: ModelSpec, arguments: Arguments, kind: str) -> ModelSpec:
+    """The spec under ``KIND:N`` or ``KIND:N@L:G``: L of every L + G attention layers keep what the growth says."""
+    text = arguments.text
+    arguments.only(bare=True)
+    size, _, pattern = arguments.bare.partition("@")
+    local, _, full = (pattern or "1:0").partition(":")
+    for number in (size, local, full):
+        if not (number.isascii() and number.isdigit() and len(number) < 12):
+            raise InvalidInput("scheme", text, f"{kind}:N or {kind}:N@local:global, e.g. {kind}:4096@5:1")
+    if int(size) < 1 or int(local) < 1:
+        raise InvalidInput("scheme", text, f"a {kind} and a local count of at least 1")
+    order = {layer: i for i, layer in enumerate(attention_layers(spec))}
+
+    def change(layer: int, mixer: Own) -> Own:
+        local_layer = order[layer] % (int(local) + int(full)) < int(local)
+        return bounded(mixer, Growth(kind, int(size)), text) if local_layer else mixer
+
+    return change_attention(spec, text, change, weights=False)
+
+
 @scheme(
     "window",
     "window:W[@L:G]",
@@ -51,19 +71,4 @@ def window(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     >>> [plan("llama-2-7b", scheme="window:4096", context=n).kv["bytes"] // 2**29 for n in (2048, 4096, 8192)]
     [2, 4, 4]
     """
-    text = arguments.text
-    arguments.only(bare=True)
-    size, _, pattern = arguments.bare.partition("@")
-    local, _, full = (pattern or "1:0").partition(":")
-    for number in (size, local, full):
-        if not (number.isascii() and number.isdigit() and len(number) < 12):
-            raise InvalidInput("scheme", text, "window:W or window:W@local:global, e.g. window:4096@5:1")
-    if int(size) < 1 or int(local) < 1:
-        raise InvalidInput("scheme", text, "a window and a local count of at least 1")
-    order = {layer: i for i, layer in enumerate(attention_layers(spec))}
-
-    def change(layer: int, mixer: Own) -> Own:
-        slides = order[layer] % (int(local) + int(full)) < int(local)
-        return bounded(mixer, Growth("window", int(size)), text) if slides else mixer
-
-    return change_attention(spec, text, change, weights=False)
+    return patterned(spec, arguments, "window")

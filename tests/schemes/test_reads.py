@@ -157,7 +157,7 @@ def test_reading_less_keeps_everything(model: str, scheme: str, other: str | Non
 @pytest.mark.parametrize(
     ("model", "scheme"),
     [
-        ("deepseek-v3.2", "topk:9"), ("deepseek-v3.2", "dsa"), ("minimax-m3", "quest:k=16"), ("mamba-130m", "nsa"),
+        ("deepseek-v3.2", "topk:9"), ("deepseek-v3.2", "dsa:k=64"), ("minimax-m3", "quest:k=16"), ("mamba-130m", "nsa"),
         ("deepseek-v4-flash", "sparsek:k=9"), (LLAMA, "tpa+dsa"), (LLAMA, "topk"), (LLAMA, "topk:0"), (LLAMA, "topk:9,index=100"),
         (LLAMA, "topk:9,index=256"), ("deepseek-v3", "topk:9,index=32"), (LLAMA, "quest:k=100,page=16"), (LLAMA, "quest"),
         (LLAMA, "quest:k=16,page=1"), (LLAMA, "nsa:block=1"), (LLAMA, "nsa:16"), (LLAMA, "sparsek:window=9"), (LLAMA, "dsa:2048"),
