@@ -217,13 +217,18 @@ def _screen() -> tuple[int, bool]:
     return shutil.get_terminal_size((80, 24)).columns, color
 
 
+# Whether a shell asks what could follow: Typer inspects every callback's signature, which a plain start need not pay for.
+COMPLETING = any(name.endswith("_COMPLETE") for name in os.environ)
+
+
 def _option(
     *names: str,
     help: str,  # noqa: A002  (the word that Typer uses)
     panel: str | None = None,
     values: Callable[[str], list[str]] | None = None,
 ) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, autocompletion=values)
+    complete = values if COMPLETING else None
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, autocompletion=complete)
 
 
 # --- what a shell may complete: read when it asks -----------------------------------------------------------------------
@@ -280,7 +285,9 @@ Text = str | None
 Model = Annotated[
     Text,
     typer.Argument(
-        help="Preset, config.json, folder, .gguf or org/name on the Hub.", show_default=False, autocompletion=_models
+        help="Preset, config.json, folder, .gguf or org/name on the Hub.",
+        show_default=False,
+        autocompletion=_models if COMPLETING else None,
     ),
 ]
 WORK, STORE, PLACE, CONVENTION, NUMBERS = (

@@ -59,15 +59,7 @@ def text(report: Report, width: int, color: bool) -> str:
         for line in memory_bar(report, c.width):
             c.print(line)
     c.print()
-    lines = list(report.rows())
-    widths = column_widths(lines, c.width)
-    rows = Table(box=None, show_header=False, padding=(0, GAP, 0, 0), pad_edge=False)
-    rows.add_column(width=widths[0])
-    rows.add_column(justify="right", style="bold", width=widths[1])
-    rows.add_column(style="dim", width=widths[2])
-    for row in lines:
-        rows.add_row(*row)
-    _put(c, rows, widths)
+    _columns(c, list(report.rows()), ({}, {"justify": "right", "style": "bold"}, {"style": "dim"}))
     for title, items in (
         ("notes", report.notes),
         ("left out", tuple(f"{o.path}: {o.why}" for o in report.omitted)),
@@ -128,9 +120,20 @@ def spanned(widths: Sequence[int]) -> int:
     return sum(widths) + GAP * (len(widths) - 1)
 
 
-def _put(c: Console, drawing: Table, widths: Sequence[int]) -> None:
-    # Rich counts a gap behind the last column too, and cuts into the columns where the line has no room for it
-    before, c.width = c.width, max(c.width, spanned(widths)) + GAP
+def _columns(
+    c: Console, rows: Sequence[Sequence[str]], looks: Sequence[dict[str, Any]], header: Sequence[str] = ()
+) -> None:
+    """Draws rows, each column with its look, as wide as ``column_widths`` says."""
+    widths = column_widths([header, *rows] if header else rows, c.width)
+    drawing = Table(box=None, padding=0, show_header=bool(header), header_style="bold")
+    for i, look in enumerate(looks):
+        if i:
+            drawing.add_column(width=GAP)
+        drawing.add_column(header[i] if header else "", width=widths[i], overflow="fold", **look)
+    for first, *others in rows:
+        drawing.add_row(first, *(cell for text in others for cell in ("", text)))
+    # beyond the console's width Rich would cut columns, and numbers in them
+    before, c.width = c.width, max(c.width, spanned(widths))
     c.print(drawing)
     c.width = before
 
@@ -247,16 +250,14 @@ def table(
     Names and numbers are never broken (see ``column_widths``); without a ``width``, nothing is.
     """
     c = console(NO_LIMIT if width is None else width, color)
-    widths = column_widths([header, *rows], c.width)
-    drawing = Table(title=None, box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
-    for i, name in enumerate(header):
-        numeric = i > 0 if right else all(row[i][:1].isdigit() for row in rows) if rows else False
-        drawing.add_column(name, justify="right" if numeric else "left", overflow="fold", width=widths[i])
-    for row in rows:
-        drawing.add_row(*row)
+    looks: list[dict[str, Any]] = []
+    for i in range(len(header)):
+        cells = [row[i] for row in rows if row[i]]
+        numeric = i > 0 if right else bool(cells) and all(cell[:1].isdigit() for cell in cells)
+        looks.append({"justify": "right" if numeric else "left"})
     if title:
         c.print(Text(title, style="bold"))
-    _put(c, drawing, widths)
+    _columns(c, rows, looks, header)
     return drawn(c)
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from kvplan.cache import build_plan
 from kvplan.errors import InvalidInput, UnknownName, Unsupported
 from kvplan.importers import from_config
-from kvplan.importers import gguf as gguf_reader
 from kvplan.importers.gguf import architectures, read_gguf, spec_from_gguf
+from kvplan.importers.gguf import header as gguf_header
 from kvplan.specs import replace
 from kvplan.weights import count_parameters
 from tests.support import checkpoint_bytes, gguf_files
@@ -544,7 +544,7 @@ def test_a_file_by_the_gguf_package_reads_alike(tmp_path):
     writer.write_tensors_to_file()
     writer.close()
     found = read_gguf(path)
-    assert found.metadata["tokenizer.ggml.tokens"] == gguf_reader.Skipped(20_000)
+    assert found.metadata["tokenizer.ggml.tokens"] == gguf_header.Skipped(20_000)
     (described,) = found.tensors
     theirs = gguf.GGUFReader(path).tensors[0]
     assert (described.name, described.bytes, list(described.shape)) == (
@@ -605,7 +605,7 @@ def test_other_versions_and_byte_orders(tmp_path):
 
 def test_never_more_than_the_limit_is_read(tmp_path, monkeypatch):
     """A header may not pass 64 MiB (here 1 KiB), however large the file is."""
-    monkeypatch.setattr(gguf_reader, "READ_LIMIT", 1024)
+    monkeypatch.setattr(gguf_header, "READ_LIMIT", 1024)
     path = tmp_path / "m.gguf"
     path.write_bytes(header({"a": "x" * 2000}) + bytes(10_000))
     with pytest.raises(InvalidInput, match="at most 1024 bytes"):

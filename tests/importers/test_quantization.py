@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from kvplan.errors import InvalidInput
 from kvplan.importers import from_config
 from kvplan.importers.config import Config
-from kvplan.importers.quantization import METHODS, read_quantization
+from kvplan.importers.quantization import read_quantization
+from kvplan.importers.quantization.methods import METHODS
 from kvplan.specs import Weight
 from kvplan.weights import storage_bits, storage_of, stored_bits
 from tests.support import checkpoint_bytes
