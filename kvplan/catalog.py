@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kvplan.errors import InvalidInput, UnknownName
+from kvplan.errors import InvalidInput, MissingExtra, UnknownName
 from kvplan.importers import from_config
 from kvplan.importers.files import open_file, parse_object
 from kvplan.specs import ModelSpec
@@ -285,7 +285,13 @@ def load(model: object) -> ModelSpec:
     if model.count("/") == 1:
         from kvplan.importers.hub import spec_from_hub
 
-        return spec_from_hub(model)
+        try:
+            return spec_from_hub(model)
+        except MissingExtra as e:
+            name = _slug(model.partition("@")[0].rpartition("/")[2])
+            if not _is_preset(name):
+                raise
+            raise MissingExtra(e.what, e.extra, f"or ask for the preset {name}, which needs none") from None
     return _preset_spec(model)
 
 

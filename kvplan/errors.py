@@ -87,12 +87,13 @@ class Unsupported(KvplanError):
 class MissingExtra(KvplanError, ImportError):
     """An optional dependency is needed: names the pip extra that brings it."""
 
-    def __init__(self, what: str, extra: str) -> None:
-        self.what, self.extra = what, extra
-        super().__init__(what, extra)
+    def __init__(self, what: str, extra: str, instead: str = "") -> None:
+        self.what, self.extra, self.instead = what, extra, instead
+        super().__init__(what, extra, instead)
 
     def __str__(self) -> str:
-        return f"{self.what} needs an optional dependency: pip install 'kvplan[{self.extra}]'"
+        text = f"{self.what} needs an optional dependency: pip install 'kvplan[{self.extra}]'"
+        return f"{text}; {self.instead}" if self.instead else text
 
 
 class DoesNotFit(KvplanError):

@@ -161,3 +161,12 @@ def test_a_gpu_is_a_name(gpu: object) -> None:
     """Whatever is handed in, the answer is a KvplanError."""
     with pytest.raises(KvplanError):
         kvplan.plan("llama-3.1-8b", gpu=gpu)
+
+
+def test_without_the_hub_extra_the_preset_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Hub id whose config is shipped: the error says how to ask without a network."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(KvplanError, match=r"kvplan\[hub\].*preset llama-3\.1-8b"):
+        kvplan.plan("meta-llama/Llama-3.1-8B")
