@@ -10,7 +10,7 @@ from kvplan.errors import InvalidInput, KvplanError, UnknownName, shorten
 from kvplan.planner import answer
 from kvplan.report import Report
 from kvplan.settings import read_settings
-from kvplan.specs import ModelSpec
+from kvplan.specs import ModelSpec, replace
 
 if TYPE_CHECKING:
     from kvplan.comparison import Comparison
@@ -130,7 +130,9 @@ def shared(spec: ModelSpec, scheme: str) -> ModelSpec:
         # imported when a scheme is asked for: there are many small files, and a plain plan needs none
         from kvplan import schemes
 
-        memo[scheme] = schemes.apply(spec, scheme)
+        shared_spec = schemes.apply(spec, scheme)
+        notes = tuple(f"{member} changes nothing on this model" for member in schemes.idle(spec, scheme))
+        memo[scheme] = replace(shared_spec, notes=shared_spec.notes + notes) if notes else shared_spec
     return memo[scheme]
 
 

@@ -159,7 +159,8 @@ class Report(_Asked):
         total, active = a.profile.parameters, a.profile.active_parameters
         some = f" ({format_parameters(active)} active)" if active != total else ""
         layers = f"{len(a.spec.layers)} layers"
-        scheme = shown_scheme(a.spec)
+        # what was asked, in its own words: the notation cannot say every detail of what a model is
+        scheme = dict(a.settings.inputs)["scheme"] or shown_scheme(a.spec)
         kind = f"{a.spec.model_type} · {scheme}" if scheme else a.spec.model_type
         return f"{a.spec.name} · {kind} · {layers} · {format_parameters(total)} parameters{some}"
 
@@ -428,6 +429,7 @@ def _omitted(a: Answer) -> Iterator[Omission]:
         yield Omission("memory/fragmentation", "the allocator's rounding and fragmentation")
     if a.link_bytes:
         yield Omission("place/capacity", "whether host memory and disk hold their shares is not checked")
+        yield Omission("place/buffers", "working buffers on the GPU for what streams over the link")
     if a.times and s.tp * s.pp > 1:
         yield Omission("time/communication", "collectives and pipeline transfers between GPUs")
     if a.times:
@@ -452,6 +454,11 @@ def _notes(a: Answer) -> Iterator[str]:
         p.store_as for st in a.profile.plan.stores for p in st.parts
     }:
         yield "latents are stored in K's format; the format of V has no effect on them"
+    if dict(s.inputs)["scheme"] and s.engine.name == "transformers":
+        yield (
+            f"engine transformers has no cache made for {dict(s.inputs)['scheme']!r}: these are the bytes that its rules"
+            " would give the tensors of a class under that scheme"
+        )
     yield from s.engine.ignores
 
 

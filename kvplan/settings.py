@@ -151,6 +151,8 @@ def read_settings(
         "compute_efficiency": compute_efficiency,
         "bandwidth_efficiency": bandwidth_efficiency,
     }
+    if max(spec.offload) > 0 and device is not None and device.kind == "soc":
+        raise InvalidInput("scheme", scheme, f"no offload on {device.name}: GPU and host share one memory")
     host = _host_rate(device) if host_bandwidth is None else parse_bytes(host_bandwidth, "host_bandwidth")
     disk = DISK_RATE if disk_bandwidth is None else parse_bytes(disk_bandwidth, "disk_bandwidth")
     for field, rate in (("host_bandwidth", host), ("disk_bandwidth", disk)):

@@ -132,11 +132,13 @@ def test_a_users_folder_is_searched_first(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", ["llama-9", "", "..", "/etc/passwd", "llama 3.1 8b"])
-def test_unknown_names(name: str) -> None:
+def test_unknown_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unknown is an error with the nearest names; spaces are forgiven."""
     if name == "llama 3.1 8b":
         assert load(name) == load("llama-3.1-8b")
         return
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")  # what lies around the checkout must not answer
     with pytest.raises(KvplanError):
         load(name)
     with pytest.raises(UnknownName):

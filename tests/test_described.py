@@ -64,7 +64,8 @@ def test_a_report_shows_it() -> None:
     report = kvplan.plan("hunyuan-large")
     assert " · gqa:8+cla:2 · " in report.headline()
     assert "gqa:8+cla:2" == report.to_dict()["model"]["scheme"]
-    assert " · mqa+cla:4 · " in kvplan.plan("llama-2-7b", scheme="cla:4+mqa").headline()
+    assert " · cla:4+mqa · " in kvplan.plan("llama-2-7b", scheme="cla:4+mqa").headline()
+    assert " · linear · " in kvplan.plan("llama-2-7b", scheme="linear").headline()
 
 
 def test_explain_shows_the_change() -> None:

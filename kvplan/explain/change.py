@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from kvplan.errors import UnknownName
 from kvplan.explain.text import Block, sentence
 from kvplan.planner import on_gpu
 from kvplan.report import Report
@@ -17,19 +16,16 @@ __all__ = ["documented", "scheme_block", "scheme_text"]
 def scheme_text(text: str) -> str:
     """The documentation of every member of a chain: formula, consequences and source, as its docstring says them.
 
-    Arguments are not looked at: ``cla`` will do for ``cla:2``. Raises UnknownName for a member that is not there.
+    Arguments are not looked at: ``cla`` will do for ``cla:2``. Raises UnknownName for a member that is not there,
+    InvalidInput for two on one axis.
 
     >>> print(scheme_text("mqa").splitlines()[0])
     mqa  one KV head for all query heads
     """
-    from kvplan.schemes import SCHEMES
+    from kvplan.schemes import parse
 
     blocks = []
-    for item in text.lower().split("+"):
-        name = item.strip().partition(":")[0]
-        found = SCHEMES.get(name)
-        if found is None:
-            raise UnknownName("scheme", name, SCHEMES)
+    for found, _ in parse(text):
         lines = [f"{found.notation}  {found.summary}", f"axis: {', '.join(sorted(found.axes))}", ""]
         lines += documented(found.change)
         if found.source.split()[-1] not in " ".join(lines):  # mostly the arXiv number

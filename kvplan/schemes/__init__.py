@@ -23,6 +23,7 @@ from kvplan.specs import (
     Recurrent,
     replace,
 )
+from kvplan.units import parse_count
 
 __all__ = ["SCHEMES", "Scheme", "apply", "attention_layers", "change_attention", "scheme", "share", "windowed"]
 
@@ -41,9 +42,10 @@ class Arguments(NamedTuple):
         value = self.bare if bare and self.bare else self.named.get(name, "")
         if not value and default is not None:
             return default
-        if not (value.isascii() and value.isdigit() and len(value) < 12) or int(value) < least:
-            raise InvalidInput("scheme", self.text, f"{name} as a whole number from {least}")
-        return int(value)
+        try:
+            return parse_count(value, name, least=least)
+        except InvalidInput:
+            raise InvalidInput("scheme", self.text, f"{name} as a whole number from {least}, e.g. 64 or 4k") from None
 
     def share(self, name: str, default: str) -> float:
         """A share of 1 among the arguments, in plain decimals."""
@@ -95,8 +97,8 @@ def scheme(
     return register
 
 
-def apply(spec: ModelSpec, text: str) -> ModelSpec:
-    """The spec under a chain of schemes such as ``mqa+cla:2``.
+def parse(text: str) -> list[tuple[Scheme, Arguments]]:
+    """The members of a chain, in the order of their axes, whatever the order they were written in.
 
     Raises UnknownName for an unknown member, InvalidInput for a bad argument or two members on one axis.
     """
@@ -113,10 +115,30 @@ def apply(spec: ModelSpec, text: str) -> ModelSpec:
                 raise InvalidInput("scheme", text, f"one member per axis ({taken[axis]} and {name} both write {axis})")
             taken[axis] = name
         members.append((found, arguments))
-    # in the order of the axes, whatever the order they were written in: what a later axis changes exists by then
-    for found, arguments in sorted(members, key=lambda member: min(AXES.index(axis) for axis in member[0].axes)):
+    # what a later axis changes exists by then
+    return sorted(members, key=lambda member: min(AXES.index(axis) for axis in member[0].axes))
+
+
+def apply(spec: ModelSpec, text: str) -> ModelSpec:
+    """The spec under a chain of schemes such as ``mqa+cla:2``.
+
+    Raises UnknownName for an unknown member, InvalidInput for a bad argument, two members on one axis, or a scheme
+    that makes no sense for the model.
+    """
+    for found, arguments in parse(text):
         spec = found.change(spec, arguments)
     return spec
+
+
+def idle(spec: ModelSpec, text: str) -> tuple[str, ...]:
+    """The members of a chain that change nothing on this model: it is so already, or has nothing that they could change."""
+    found_idle = []
+    for found, arguments in parse(text):
+        changed = found.change(spec, arguments)
+        if changed is spec or replace(changed, notes=spec.notes) == spec:
+            found_idle.append(arguments.text)
+        spec = changed
+    return tuple(found_idle)
 
 
 def _arguments(text: str, rest: str) -> Arguments:
@@ -167,7 +189,9 @@ def change_attention(
     layers: list[Layer] = [
         replace(layer, mixers=tuple(mixer(i, m) for m in layer.mixers)) for i, layer in enumerate(spec.layers)
     ]
-    return replace(spec, layers=tuple(layers), weight_bytes=None if weights else spec.weight_bytes)
+    if not weights:
+        return replace(spec, layers=tuple(layers))
+    return replace(spec, layers=tuple(layers), weight_bytes=None, weight_source="")
 
 
 PASSES = 9  # of LCKV's prefill: m = 7 and b = 2 in the paper and in its repository
@@ -210,7 +234,11 @@ def share(spec: ModelSpec, text: str, owners: list[int], passes: int = PASSES) -
         return spec
     notes = spec.notes
     if own != list(range(len(own))):
-        notes += (f"{text} joins the owner map that the model came with",)
+        kept = len(set(owners))
+        notes += (
+            f"{text} joins the owner map that the model came with, so that layers which share already move together: "
+            f"{kept} of {len(owners)} attention layers keep KV",
+        )
     shared = replace(spec, layers=layers, weight_bytes=None, notes=notes)
     try:
         build_plan(shared)

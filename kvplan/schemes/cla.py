@@ -32,6 +32,7 @@ def cla(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     Parameters and FLOPs: W_K and W_V vanish in each layer that reads another's: 2 x d x n_kv x h parameters and twice as
     many FLOPs per token. Residence falls to about 1 / F. Traffic and the FLOPs of attention stay: every layer still
     reads keys and values (section 2.3). Prefill is one pass.
+    Source: Brandon et al. 2024, arXiv 2405.12981.
 
     >>> from kvplan.catalog import load
     >>> from kvplan.schemes import apply
@@ -45,6 +46,8 @@ def cla(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
         raise InvalidInput("scheme", arguments.text, "ends=first or ends=last")
     if variant is None:
         return share(spec, arguments.text, _grouped(count, factor, ends))
+    if "ends" in arguments.named and variant != "keep-ends":
+        raise InvalidInput("scheme", arguments.text, f"no ends= beside variant={variant}: its groups do not fall short")
     if variant not in VARIANTS:
         raise InvalidInput("scheme", arguments.text, f"variant={' or '.join(VARIANTS)}")
     if count < 3:

@@ -122,3 +122,26 @@ def infini(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
         replace(layer, mix_flops=layer.mix_flops + mixing.get(i, 0)) for i, layer in enumerate(changed.layers)
     )
     return replace(changed, layers=layers)
+
+
+@scheme(
+    "constant",
+    "constant:linear | constant:infini,segment=N",
+    "tokens",
+    "a state of constant size instead of a growing cache: linear attention, or Infini-attention's memory",
+    "arXiv 2006.16236, arXiv 2404.07143",
+)
+def constant(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
+    """The constant-size members of the tokens axis under one name: ``linear`` and ``infini``, which say what changes.
+
+    Formula and consequences: theirs. Source: theirs.
+
+    >>> from kvplan.api import plan
+    >>> same = (plan("llama-2-7b", scheme=s, context=9).kv["bytes"] for s in ("constant:linear", "linear"))
+    >>> next(same) == next(same)
+    True
+    """
+    if arguments.bare not in ("linear", "infini"):
+        raise InvalidInput("scheme", arguments.text, "constant:linear or constant:infini,segment=N")
+    plain = arguments._replace(bare="")
+    return linear(spec, plain) if arguments.bare == "linear" else infini(spec, plain)

@@ -34,6 +34,7 @@ def mha(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
 
     Formula: 2 x L x n_q x h elements per token over all layers. Against GQA with n KV heads, residence, traffic and the
     parameters of W_K and W_V grow n_q / n times; the FLOPs of attention itself stay, in prefill and decode.
+    Source: Vaswani et al. 2017, arXiv 1706.03762.
 
     >>> from kvplan.catalog import load
     >>> from kvplan.schemes import apply
@@ -56,6 +57,7 @@ def gqa(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
 
     Formula: 2 x L x N x h elements per token. Residence, traffic and the parameters of W_K and W_V fall to N / n_q of
     MHA; FLOPs fall by those two projections alone, since every query head still looks at every key.
+    Source: Ainslie et al. 2023, arXiv 2305.13245.
 
     >>> from kvplan.catalog import load
     >>> from kvplan.schemes import apply
@@ -72,6 +74,7 @@ def mqa(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
 
     Formula: 2 x L x h elements per token: GQA with N = 1. Residence and traffic fall to 1 / n_q of MHA on one GPU; under
     tensor parallelism the one head is held by every rank (Pope et al. 2022, arXiv 2211.05102).
+    Source: Shazeer 2019, arXiv 1911.02150.
 
     >>> from kvplan.catalog import load
     >>> from kvplan.schemes import apply

@@ -27,6 +27,7 @@ def lckv(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     Prefill: a prompt runs ``passes`` times through the condensed block of L - W layers, which includes the target (m + b
     = 7 + 2 in the paper), and once through the warm-up layers: FLOPs say so. Decode is one ordinary pass. A prompt of at
     most ``passes`` tokens would run token by token instead, which is one pass; that is not modelled.
+    Source: Wu & Tu 2024, arXiv 2405.10637 and github.com/whyNLP/LCKV.
 
     >>> from kvplan.catalog import load
     >>> from kvplan.schemes import apply

@@ -28,7 +28,7 @@ def _parts(a: Attention, every: int) -> dict[str, tuple[Part, ...]]:
 @scheme(
     "minicache",
     "minicache[:from=0.5,retain=0.05]",
-    "tokens layers bits",
+    "tokens layers",
     "from the middle on, pairs of layers share directions and keep a magnitude each, and some tokens unmerged",
     "MiniCache, Liu et al. 2024, arXiv 2405.14366",
 )

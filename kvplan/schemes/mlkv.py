@@ -25,6 +25,7 @@ def mlkv(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     Parameters and FLOPs: W_K and W_V vanish in L - m layers and shrink to g heads in the others. The paper's models widen
     their MLPs to hold parameters equal (all near 162M), so their FLOPs do not fall; here the MLP stays as it is.
     Prefill is one pass.
+    Source: Zuhri et al. 2024, arXiv 2406.09297 and its convert_to_mlkv.py.
 
     >>> from kvplan.catalog import load
     >>> from kvplan.schemes import apply

@@ -36,6 +36,7 @@ def owners(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     layers that are read, and nowhere else: parameters and FLOPs fall by them. Traffic and attention stay.
     Prefill: where a layer reads one above it, a prompt runs ``passes`` times through all from the reader up to the
     target (LCKV's iteration plan), and the diagonal is masked.
+    Source: LCKV's layer_types, arXiv 2405.10637; MixAttention, arXiv 2409.15012.
 
     >>> from kvplan.catalog import load
     >>> from kvplan.schemes import apply

@@ -25,6 +25,7 @@ def shared_last(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     Parameters and FLOPs: W_K and W_V vanish in K layers; traffic and attention stay; prefill is one pass
     through all layers (an engine may leave the last ones early, as for YOCO: vLLM's --kv-sharing-fast-prefill; that is not
     counted). Raises InvalidInput where a type has no layer left below.
+    Source: Gemma 3n and 4: num_kv_shared_layers, transformers models/gemma3n.
 
     >>> from kvplan.catalog import load
     >>> from kvplan.schemes import apply

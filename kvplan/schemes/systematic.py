@@ -44,6 +44,7 @@ def pizza(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     those that share. Parameters and FLOPs: W_K and W_V vanish in L - l layers; traffic and attention stay. A target
     above its readers needs an iterated prefill (``passes``, as LCKV's) through all up to it and a masked diagonal.
     YOCO's layout is pizza-bottom with l = L / 2 + 1.
+    Source: A Systematic Study of Cross-Layer KV Sharing, arXiv 2410.14442.
 
     >>> from kvplan.catalog import load
     >>> from kvplan.schemes import apply
@@ -61,6 +62,7 @@ def sandwich(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     the middle. Parameters and FLOPs: W_K and W_V vanish in L - l layers; traffic and attention stay. A target above its
     readers needs an iterated prefill (``passes``) through all up to it and a masked diagonal. LCKV with w warm-up layers
     is sandwich-top with l = w + 1; sandwich-middle is ``0_10*20_21`` for 22 layers and l = 3.
+    Source: A Systematic Study of Cross-Layer KV Sharing, arXiv 2410.14442.
 
     >>> from kvplan.catalog import load
     >>> from kvplan.schemes import apply
@@ -78,6 +80,7 @@ def lasagna(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     paper, and MLKV's layers where l does not divide L. Parameters and FLOPs: W_K and W_V vanish in L - l layers; traffic
     and attention stay. A target above its readers needs an iterated prefill (``passes``) through each group up to it and
     a masked diagonal. CLA is lasagna-bottom.
+    Source: A Systematic Study of Cross-Layer KV Sharing, arXiv 2410.14442.
 
     >>> from kvplan.catalog import load
     >>> from kvplan.schemes import apply

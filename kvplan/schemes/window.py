@@ -72,3 +72,23 @@ def window(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     [2, 4, 4]
     """
     return patterned(spec, arguments, "window")
+
+
+@scheme(
+    "local",
+    "local:W[@L:G]",
+    "tokens",
+    "the local layers of a mix: window under the name that mixed schemes use, beside a layers scheme for the global KV",
+    "MixAttention, arXiv 2409.15012",
+)
+def local(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
+    """Local layers of W tokens in a pattern, the others global: ``window`` by the name of MixAttention and its kin.
+
+    Formula and consequences: those of ``window``; with ``owners`` or ``cla`` beside it the global layers share theirs.
+    Source: MixAttention, arXiv 2409.15012.
+
+    >>> from kvplan.api import plan
+    >>> plan("llama-2-7b", scheme="local:1024@3:1", context=4096).kv["bytes"] // 2**20  # 24 x 16 + 8 x 64 MiB
+    896
+    """
+    return patterned(spec, arguments, "window")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvplan.cache import mixer_growth
 from kvplan.errors import InvalidInput
 from kvplan.schemes import Arguments, attention_layers, change_attention, scheme, share, windowed
 from kvplan.specs import (
@@ -40,8 +41,11 @@ def yoco(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     W_Q, W_K, W_V and a gate for all query heads and one decay per head.
     Traffic: every cross-decoder layer reads the global KV at each step; the self-decoder reads its windows or states.
     Prefill leaves early: a prompt's last token alone runs through the cross-decoder, whose K and V every token makes, so
-    linear FLOPs are about half and attention is O(S) in the context. With ``--logits all`` every token runs through.
+    linear FLOPs are about half and attention is O(S) in the context. Windows of the lower half stay where they are
+    smaller; the upper half's give way to the global KV, which may keep and read more than a model of windows does.
+    With ``--logits all`` every token runs through.
     Decode runs all layers. A model with recurrent layers in its upper half cannot leave early and is refused.
+    Source: Sun et al. 2024, arXiv 2405.05254 and github.com/microsoft/unilm/tree/master/YOCO.
 
     >>> from kvplan.catalog import load
     >>> from kvplan.schemes import apply
@@ -67,7 +71,10 @@ def yoco(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
         if layer == owner:
             norm = vector(f"{mixer.module}.kv_layer_norm", spec.hidden)._replace(cached=True)
             return replace(windowed(mixer, None), extra=(*mixer.extra, norm))
-        return windowed(mixer, window) if window else _retention(spec, arguments.text, mixer)
+        if not window:
+            return _retention(spec, arguments.text, mixer)
+        own = mixer_growth(mixer)
+        return mixer if own.kind == "window" and own.limit <= window else windowed(mixer, window)
 
     changed = change_attention(spec, arguments.text, change, weights=True)
     upper = len(positions) - half

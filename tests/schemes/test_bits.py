@@ -141,7 +141,7 @@ def test_the_docstring_of_a_format_holds() -> None:
         ("mamba-130m", "fp8"), (LLAMA, "fp8:g=32"), (LLAMA, "int4:foo"), (LLAMA, "int4+kivi:2"), (LLAMA, "kivi:5"),
         (LLAMA, "kivi:2,q=1"), (LLAMA, "kvquant"), (LLAMA, "kvquant:3,outliers=0.0005"), (LLAMA, "kvquant:3,outliers=2"),
         (LLAMA, "kv"), (LLAMA, "kv:fp8"), (LLAMA, "kv:k=fp8,k=fp8"), (LLAMA, "minicache:retain=0.03"),
-        (LLAMA, "minicache:retain=1"), (LLAMA, "minicache:half"), (LLAMA, "minicache+fp8"), (LLAMA, "minicache+cla:2"),
+        (LLAMA, "minicache:retain=1"), (LLAMA, "minicache:half"), (LLAMA, "minicache+cla:2"),
         (LLAMA, "minicache+lowrank:k=8"), ("gemma-3-12b", "minicache"), ("deepseek-v3", "minicache"),
         ("hunyuan-large", "minicache"), (LLAMA, "mla:latent=512,rope=64+minicache"),
     ],

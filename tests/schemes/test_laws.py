@@ -154,3 +154,4 @@ def test_every_scheme_is_documented() -> None:
         assert found.summary
         assert found.source
         assert ">>>" in (found.change.__doc__ or ""), name
+        assert "Source:" in (found.change.__doc__ or ""), name
