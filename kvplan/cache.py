@@ -94,8 +94,8 @@ def mixer_parts(mixer: Mixer) -> tuple[Part, ...]:
     parts: tuple[Part, ...]
     if isinstance(mixer, Latent):
         parts = (
-            Part("latent", 1, mixer.kv_rank, "latent", growth, "none"),
-            Part("rope", 1, mixer.rope_dim, "latent", growth, "none"),
+            Part("latent", 1, mixer.kv_rank, mixer.latent_as, growth, "none"),
+            Part("rope", 1, mixer.rope_dim, mixer.rope_as, growth, "none"),
         )
     elif isinstance(mixer, Factored):
         # the factor over heads splits with them; the factor over dims is needed whole on every rank
@@ -130,16 +130,22 @@ def _attention_parts(a: Attention, growth: Growth) -> tuple[Part, ...]:
 
 
 def _compressed_parts(m: Compressed) -> tuple[Part, ...]:
-    parts: tuple[Part, ...] = (Part("window", 1, m.dim, "latent", Growth("window", m.window), "none"),)
+    parts = _entry(m, "window", Growth("window", m.window))
     if not m.ratio:
         return parts
     entry, once = Growth("compress", m.ratio), Growth("constant", 1)
-    parts += (Part("compressed", 1, m.dim, "latent", entry, "none"),)
+    parts += _entry(m, "compressed", entry)
     parts += (Part("compressor", 1, _compressor_width(m, m.dim), "compute", once, "none"),)
     if m.indexer is not None and not m.indexer.shares:
         parts += (Part("index", 1, m.indexer.dim, m.indexer.store_as, entry, "none"),)
         parts += (Part("index_compressor", 1, _compressor_width(m, m.indexer.dim), "compute", once, "none"),)
     return parts
+
+
+def _entry(m: Compressed, name: str, growth: Growth) -> tuple[Part, ...]:
+    """One vector per entry, or two where its rotary dims are stored in another format."""
+    whole = Part(name, 1, m.dim - m.rope_dim, m.entry_as, growth, "none")
+    return (whole, Part(f"{name}_rope", 1, m.rope_dim, "compute", growth, "none")) if m.rope_dim else (whole,)
 
 
 def _compressor_width(m: Compressed, dim: int) -> int:
@@ -195,8 +201,8 @@ def _reads(layer: int, store: int, mixer: Mixer, growth: Growth) -> list[Read]:
         return [near]
     # likewise: every token of the window, and the pooled entries (all, or those the indexer picks)
     far = _indexed(Read(layer, store, growth, mixer.heads, dim, dim, dim, dim), mixer.indexer)
-    names = ("compressed", "compressor", "index", "index_compressor")
-    return [near._replace(own=("window",)), far._replace(own=names)]
+    names = ("compressed", "compressed_rope", "compressor", "index", "index_compressor")
+    return [near._replace(own=("window", "window_rope")), far._replace(own=names)]
 
 
 def _indexed(read: Read, index: Indexer | None) -> Read:

@@ -58,6 +58,19 @@ FORMATS: dict[str, Format] = {
             "fp8_e4m3", 8, "fp8", "torch.float8_e4m3fn; per-tensor scales are a few floats per layer and not counted"
         ),
         _plain("fp8_e5m2", 8, "fp8", "torch.float8_e5m2; no scales"),
+        Format(
+            "fp8_s128",
+            8,
+            128,
+            128 * 8 + 32,
+            "fp8 with an fp32 scale per 128 elements: DeepSeek's latent cache",
+            0,
+            "fp8",
+        ),
+        Format("fp8_s64", 8, 64, 64 * 8 + 8, "fp8 with an E8M0 scale per 64 elements: DeepSeek-V4's entries", 0, "fp8"),
+        Format(
+            "fp4_s128", 4, 128, 128 * 4 + 32, "4 bits with an fp32 scale per 128 elements: DeepSeek-V4's index keys"
+        ),
         Format("int8", 8, 64, 64 * 8 + 32, HF_QUANT, 0, "int8"),
         Format("int4", 4, 64, 64 * 4 + 32, HF_QUANT),
         Format("int3", 3, 64, 64 * 3 + 32, HF_QUANT),

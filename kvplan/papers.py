@@ -181,7 +181,8 @@ ROW_KEYS = {
 def _check(row: dict[str, Any], shapes: dict[str, dict[str, Any]], where: str) -> None:
     """Raises InvalidInput for a row that says something the vocabulary does not hold."""
     place = f"{where}: row {row.get('id', '?')}"
-    _need(row, ("id", "quantity", "published", "unit", "where"), place)
+    printed = () if row.get("status") == "shown" else ("published",)  # what is shown need not be printed anywhere
+    _need(row, ("id", "quantity", *printed, "unit", "where"), place)
     unknown = sorted(set(row) - ROW_KEYS)
     if unknown:
         raise InvalidInput(unknown[0], row[unknown[0]], f"one of {', '.join(sorted(ROW_KEYS))}", place)
@@ -198,12 +199,16 @@ def _check(row: dict[str, Any], shapes: dict[str, dict[str, Any]], where: str) -
     if "join" in row and "over" not in row:
         raise InvalidInput("over", "missing", "the ask that the join compares with", place)
     last_place(row, place)
+    for key in ("ask", "asks", "over"):
+        given = row.get(key, {})
+        if not all(isinstance(ask, dict) for ask in (given if isinstance(given, list) else [given])):
+            raise InvalidInput(key, given, "a table of flags, or a list of such", place)
     for ask in [*asks_of(row, "ask"), *asks_of(row, "over")]:
         shape = ask.get("shape")
         if shape is not None and shape not in shapes:
             raise InvalidInput("shape", shape, f"one of {', '.join(shapes)}", place)
         for take in takes_of(ask, row):
-            if take not in TAKES and not take.startswith("term "):
+            if not isinstance(take, str) or (take not in TAKES and not take.startswith("term ")):
                 raise InvalidInput("take", take, f"term PREFIX, or one of {', '.join(TAKES)}", place)
 
 
@@ -253,7 +258,7 @@ def asks_of(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return list(row["asks"]) if "asks" in row else [row["ask"]] if "ask" in row else []
 
 
-def takes_of(ask: dict[str, Any], row: dict[str, Any]) -> list[str]:
+def takes_of(ask: dict[str, Any], row: dict[str, Any]) -> list[Any]:
     """The numbers of the report that an ask takes: its own, else its row's."""
     take = ask.get("take", row.get("take", "kv.bytes_per_token"))
     return take if isinstance(take, list) else [take]
@@ -269,4 +274,6 @@ def last_place(row: dict[str, Any], where: str = "") -> Fraction:
         raise InvalidInput("rounding", rounding, "exact, N decimals, or N digits (significant ones)", where)
     if kind == "decimals":
         return Fraction(1, 10 ** int(count))
+    if "published" not in row:
+        return Fraction(0)
     return Fraction(10) ** (Decimal(str(row["published"])).adjusted() + 1 - int(count))

@@ -142,9 +142,10 @@ def _agrees(value: Fraction, printed: Fraction, step: Fraction) -> str:
 
 
 def _judge(row: dict[str, Any], value: Fraction) -> str:
-    status, printed, step = row.get("status", "counted"), Fraction(row["published"]), last_place(row)
+    status = row.get("status", "counted")
     if status == "shown":
         return "shown"
+    printed, step = Fraction(row["published"]), last_place(row)
     if status == "upper-bound":
         return "upper bound" if printed <= value else "DIFFERS"
     if status == "within":
@@ -174,7 +175,7 @@ def _row(paper: Paper, row: dict[str, Any], memo: dict[str, Report]) -> Row:
         paper.name,
         row["id"],
         row["quantity"],
-        _number(row["published"]),
+        _number(row["published"]) if "published" in row else None,
         row["unit"],
         None if value is None else _number(value),
         outcome,

@@ -174,6 +174,8 @@ class Latent(NamedTuple):
     transformers_parts: tuple[Part, ...] | None = None
     keep: Growth | None = None
     sparse: Sparse | None = None
+    latent_as: str = "latent"  # how each part is stored: see Part.store_as
+    rope_as: str = "latent"
 
 
 class Factored(NamedTuple):
@@ -230,6 +232,8 @@ class Compressed(NamedTuple):
     weights: tuple[Weight, ...] = ()
     kv_weights: tuple[Weight, ...] = ()  # those that vanish with the KV: key projection and compressor
     mix_flops: int = 0  # FLOPs per token of what surrounds the mixer without weights (mixing of residual streams)
+    entry_as: str = "latent"  # how an entry is stored: see Part.store_as
+    rope_dim: int = 0  # of an entry's dim, those stored apart in the compute dtype
 
 
 Mixer = Attention | Latent | Recurrent | Compressed | Factored
