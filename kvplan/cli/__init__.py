@@ -234,11 +234,7 @@ def compare(
     rows = kvplan.compare(model, **flags)
     if as_json or as_csv or as_markdown:
         print(
-            as_stdout_can(rows.to_json()) + "\n"
-            if as_json
-            else rows.to_csv()
-            if as_csv
-            else rows.to_markdown(),
+            as_stdout_can(rows.to_json()) + "\n" if as_json else rows.to_csv() if as_csv else rows.to_markdown(),
             end="",
         )
         return
