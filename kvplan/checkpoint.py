@@ -71,10 +71,17 @@ def sized_weights(spec: ModelSpec, dtype: str, quantization: Quantization | None
     memo: dict[object, list[tuple[Placed, int]]] = spec.__dict__.setdefault("_sized", {})
     key = (dtype, quantization)
     if key not in memo:
-        memo[key] = [
-            (item, ceildiv(stored_bits(item.weight, item.path, dtype, quantization), 8))
-            for item in placed_weights(spec)
-        ]
+        sizes: dict[int, int] = {}  # without rules a tensor's size does not hang on its path, and layers share tensors
+        placed = list(placed_weights(spec))
+        if quantization is None or not quantization.rules:
+            for item in placed:
+                if id(item.weight) not in sizes:
+                    sizes[id(item.weight)] = ceildiv(stored_bits(item.weight, item.path, dtype, quantization), 8)
+            memo[key] = [(item, sizes[id(item.weight)]) for item in placed]
+        else:
+            memo[key] = [
+                (item, ceildiv(stored_bits(item.weight, item.path, dtype, quantization), 8)) for item in placed
+            ]
     return memo[key]
 
 

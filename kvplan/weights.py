@@ -173,12 +173,24 @@ def layer_weights(spec: ModelSpec, index: int) -> list[Weight]:
     return [weight for _, weight in named_layer_weights(spec, index)]
 
 
-def named_layer_weights(spec: ModelSpec, index: int) -> Iterator[tuple[str, Weight]]:
-    """Every tensor of layer ``index`` with what it belongs to: attention, recurrent, mlp, norms and others."""
+def named_layer_weights(spec: ModelSpec, index: int) -> list[tuple[str, Weight]]:
+    """Every tensor of layer ``index`` with what it belongs to: attention, recurrent, mlp, norms and others.
+
+    Most layers of a model are one and the same object: what one of them holds is remembered on the spec.
+    """
     layer: Layer = spec.layers[index]
-    for position, mixer in enumerate(layer.mixers):
+    owns = tuple(owns_kv(spec, index, position, mixer) for position, mixer in enumerate(layer.mixers))
+    memo: dict[object, list[tuple[str, Weight]]] = spec.__dict__.setdefault("_layer_weights", {})
+    key = (id(layer), owns)
+    if key not in memo:
+        memo[key] = list(_named_weights(spec, layer, owns))
+    return memo[key]
+
+
+def _named_weights(spec: ModelSpec, layer: Layer, owns: tuple[bool, ...]) -> Iterator[tuple[str, Weight]]:
+    for mixer, makes_kv in zip(layer.mixers, owns, strict=True):
         name = "recurrent" if isinstance(mixer, Recurrent) else "attention"
-        for weight in mixer_weights(spec.hidden, mixer, owns_kv(spec, index, position, mixer)):
+        for weight in mixer_weights(spec.hidden, mixer, makes_kv):
             yield name, weight
     # a layer that looks at nothing but the encoder is skipped as a whole where there are no encoder tokens
     skipped = bool(layer.mixers) and all(isinstance(mixer, Attention) and mixer.cross for mixer in layer.mixers)
