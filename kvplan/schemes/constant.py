@@ -62,8 +62,12 @@ def linear(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     >>> kv["bytes"] == kv["state_bytes_per_sequence"] == 32 * 32 * 128 * 128 * 4
     True
     """
-    text = arguments.text
     arguments.only()
+    return _stateful(spec, arguments.text, None)
+
+
+def _stateful(spec: ModelSpec, text: str, columns: int | None) -> ModelSpec:
+    """Attention layers become recurrences with ``columns`` state columns per value channel (None: key_dim of them)."""
 
     def change(layer: int, mixer: Own) -> Mixer:
         a = _softmax(mixer, text)
@@ -71,10 +75,10 @@ def linear(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
             raise InvalidInput("scheme", text, "a model whose layers keep keys and values of their own")
         if a.rank_k or a.rank_v or a.indexer is not None:
             raise InvalidInput("scheme", text, "attention without low-rank entries or an indexer")
-        elements = a.heads * a.key_dim * a.value_dim
-        state = Part("recurrent", a.heads, a.key_dim * a.value_dim, "fp32", ONE)
+        size = (a.key_dim if columns is None else columns) * a.value_dim
+        state = Part("recurrent", a.heads, size, "fp32", ONE)
         weights = _projections(spec.hidden, a)
-        return Recurrent("linear_attention", weights, state=(state,), mix_flops=STATE_FLOPS * elements)
+        return Recurrent("linear_attention", weights, state=(state,), mix_flops=STATE_FLOPS * a.heads * size)
 
     return change_attention(spec, text, change, weights=False)
 
@@ -126,22 +130,29 @@ def infini(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
 
 @scheme(
     "constant",
-    "constant:linear | constant:infini,segment=N",
+    "constant:linear | constant:ssm,state=N | constant:infini,segment=N",
     "tokens",
-    "a state of constant size instead of a growing cache: linear attention, or Infini-attention's memory",
-    "arXiv 2006.16236, arXiv 2404.07143",
+    "a state of constant size instead of a growing cache: linear attention, an SSM's state, Infini-attention's memory",
+    "arXiv 2006.16236, arXiv 2405.21060, arXiv 2404.07143",
 )
 def constant(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
-    """The constant-size members of the tokens axis under one name: ``linear`` and ``infini``, which say what changes.
+    """The constant-size members of the tokens axis under one name: ``linear``, ``infini``, and a state-space model's.
 
-    Formula and consequences: theirs. Source: theirs.
+    Formula: ``linear`` and ``infini`` say theirs; ``ssm`` keeps heads x value_dim x N elements per layer in fp32, as
+    Mamba-2 keeps heads x head_dim x d_state, and costs 4 FLOPs per element and token (an estimate). Its projections
+    stay those of the attention it replaces, and it has no convolution: a real hybrid is better asked for by its config.
+    Source: arXiv 2405.21060 (Mamba-2) for ``ssm``.
 
     >>> from kvplan.api import plan
     >>> same = (plan("llama-2-7b", scheme=s, context=9).kv["bytes"] for s in ("constant:linear", "linear"))
     >>> next(same) == next(same)
     True
     """
-    if arguments.bare not in ("linear", "infini"):
-        raise InvalidInput("scheme", arguments.text, "constant:linear or constant:infini,segment=N")
+    if arguments.bare not in ("linear", "ssm", "infini"):
+        rule = "constant:linear, constant:ssm,state=N or constant:infini,segment=N"
+        raise InvalidInput("scheme", arguments.text, rule)
+    if arguments.bare == "ssm":
+        arguments.only("state", bare=True)
+        return _stateful(spec, arguments.text, arguments.count("state"))
     plain = arguments._replace(bare="")
     return linear(spec, plain) if arguments.bare == "linear" else infini(spec, plain)

@@ -217,3 +217,21 @@ def test_refusals(model: str, scheme: str) -> None:
     with pytest.raises(InvalidInput, match=r"scheme") as error:
         kvplan.plan(model, scheme=scheme)
     assert "\n" not in str(error.value)
+
+
+def test_an_ssm_state_is_constant() -> None:
+    """Mamba-2's state: heads x head_dim x d_state in fp32 per layer, whatever the context; other kinds are refused."""
+    sizes = {kvplan.plan("llama-2-7b", scheme="constant:ssm,state=128", context=n).kv["bytes"] for n in (1, 100_000)}
+
+    assert {32 * 32 * 128 * 128 * 4} == sizes
+    for text in ("constant", "constant:ssm", "constant:rnn", "constant:linear,state=3"):
+        with pytest.raises(InvalidInput, match="scheme"):
+            kvplan.plan("llama-2-7b", scheme=text)
+
+
+def test_local_is_a_window_for_mixes() -> None:
+    """MixAttention: local layers in a pattern beside global layers that share their KV."""
+    mixed = kvplan.plan("llama-2-7b", scheme="local:1024@3:1+cla:2", context=4096).kv["bytes"]
+    same = kvplan.plan("llama-2-7b", scheme="window:1024@3:1+cla:2", context=4096).kv["bytes"]
+
+    assert same == mixed < kvplan.plan("llama-2-7b", scheme="local:1024@3:1", context=4096).kv["bytes"]
