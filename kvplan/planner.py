@@ -223,9 +223,9 @@ def activation_peak(spec: ModelSpec, settings: Settings, tokens: int, sequences:
     if not settings.engine.one_shot_prefill and at_once > PREFILL_CHUNK:
         at_once = PREFILL_CHUNK
     width = -(-memo["mlp"] // settings.tp)
-    layer = at_once * (2 * spec.hidden + 3 * width) * element
+    layer = formulas.activation_bytes(at_once, spec.hidden, width, element)
     rows = at_once if settings.all_logits else sequences
-    sampled = rows * spec.vocab * (element + 4) if spec.has_head else 0
+    sampled = formulas.logits_bytes(rows, spec.vocab, element) if spec.has_head else 0
     return layer if layer > sampled else sampled
 
 
