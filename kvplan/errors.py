@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 __all__ = [
-    "DoesNotFit",
     "InvalidInput",
     "KvplanError",
     "MissingExtra",
@@ -94,12 +93,6 @@ class MissingExtra(KvplanError, ImportError):
     def __str__(self) -> str:
         text = f"{self.what} needs an optional dependency: pip install 'kvplan[{self.extra}]'"
         return f"{text}; {self.instead}" if self.instead else text
-
-
-class DoesNotFit(KvplanError):
-    """The plan exceeds the memory it was given."""
-
-    exit_code = 1
 
 
 def one_line(text: str) -> str:

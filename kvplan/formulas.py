@@ -75,11 +75,6 @@ def heads_per_rank(heads: Num, tp: Num) -> Num:
     return maximum(ceildiv(heads, tp), 1)
 
 
-def sequences_per_rank(batch: Num, dp: Num) -> Num:
-    """Sequences on the fullest data-parallel replica."""
-    return ceildiv(batch, dp)
-
-
 # --- pairs: (query, key) pairs that a mask allows, one sequence, one head --------------------------------------------
 
 
