@@ -148,7 +148,7 @@ def test_folders_and_devices(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"config\.json"):
         kvplan.load(str(tmp_path) + "/")
     with pytest.raises(InvalidInput, match="regular"):
-        kvplan.load("/dev/zero.json" if Path("/dev/zero.json").exists() else Path("/dev/null"))
+        kvplan.load(Path("/dev/null"))
 
 
 @pytest.mark.parametrize("model", [None, 7, "", "\0", "x" * 10_000, [], b"llama", "../..//etc", "a/b/c"])

@@ -178,8 +178,6 @@ def test_explain_latex_is_balanced() -> None:
 @pytest.mark.parametrize("batch", ["1", "7"])
 def test_the_inverse_forms_give_the_solvers_answer(name: str, batch: str, flags: list[str]) -> None:
     """The closed form of max_batch and max_context, regime by regime, ends at the number that bisection found."""
-    if flags == ["--block-size", "16"] and "transformers" in flags:
-        return
     for gpu in ("h100", "rtx-4090", "h200"):
         base = [str(CONFIGS / f"{name}.json"), "--gpu", gpu, "-c", "3000", "-b", batch, *flags]
         capacity = json.loads(run("plan", *base, "--json")[1])["capacity"]
