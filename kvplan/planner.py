@@ -1,4 +1,4 @@
-"""The main question: one model, one way of serving it, one answer. Numbers only; ``report.py`` gives them words."""
+"""The main question: one model, one way of serving it, one answer. Numbers only; ``ledger.py`` and ``report.py`` give them words."""
 
 from functools import cached_property
 from itertools import pairwise
