@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from kvplan import ledger
 from kvplan.costs import Omission, Term
 from kvplan.described import described_scheme, shown_scheme
-from kvplan.planner import Answer, Capacity, Stage, on_gpu
+from kvplan.planner import Answer, Capacity, on_gpu
+from kvplan.stages import Stage
 from kvplan.units import format_bytes, format_count, format_parameters, format_seconds, format_si
 from kvplan.version import __version__
 

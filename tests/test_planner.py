@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kvplan
-from kvplan.planner import stage_ranges
 from kvplan.specs import ModelSpec
+from kvplan.stages import stage_ranges
 from tests.support import config
 
 LLAMA = "meta-llama__Meta-Llama-3.1-8B"

@@ -11,8 +11,9 @@ from kvplan.errors import InvalidInput
 from kvplan.explain.stages import need, stage_words, tightest
 from kvplan.explain.text import Block, bracketed, sentence, tex_number
 from kvplan.num import ceil_to
-from kvplan.planner import Answer, Stage, activation_peak, away_millionths
+from kvplan.planner import Answer, activation_peak, away_millionths
 from kvplan.report import Report
+from kvplan.stages import Stage
 from kvplan.units import LARGEST_COUNT
 
 __all__ = ["INVERSES", "Piece", "Regime", "regimes"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kvplan.planner import Answer, Stage, on_gpu
+from kvplan.planner import Answer, on_gpu
+from kvplan.stages import Stage
 
 __all__ = ["need", "stage_words", "tightest"]
 
