@@ -20,8 +20,8 @@ def lowrank(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
 
     Formula: k + v elements per layer and token instead of 2 x KV heads x head_dim; either may be left out. Parameters:
     a matrix of inputs x outputs becomes inputs x rank and rank x outputs. Prefill attends over expanded heads as before
-    (expanding is in its linear FLOPs); a decode step expands every cached key, 2 k x KV heads x key_dim FLOPs each, and
-    weighs values in their own rank (the second half of W_V is absorbed into W_O). A rank is that of the whole layer,
+    (expanding is in its linear FLOPs); a decode step expands every key, its own included, 2 k x KV heads x key_dim FLOPs
+    each, and weighs values in their own rank, to expand the sum of each query head. A rank is that of the whole layer,
     decomposed jointly; groups of heads decomposed apart cache their sum and expand keys with fewer FLOPs.
     Source: arXiv 2407.21118, section 3; "50 % compression" of Llama-2-7B is k = v = 2048.
 

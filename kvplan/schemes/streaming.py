@@ -27,5 +27,5 @@ def streaming(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
     [536870912, 536870912]
     """
     arguments.only("sinks", "window")
-    kept = arguments.count("sinks", default=4, least=0) + arguments.count("window", default=1020)
-    return everywhere(spec, arguments.text, Growth("window", kept))
+    sinks, window = arguments.count("sinks", default=4, least=0), arguments.count("window", default=1020)
+    return everywhere(spec, arguments.text, Growth("window", sinks + window, sinks))

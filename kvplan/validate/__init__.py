@@ -1,0 +1,1 @@
+"""Checks of predictions against memory that other code really allocated (extra: validate)."""

@@ -1,0 +1,207 @@
+"""One configuration run for real: first that its cache is right, then how much memory it took and how much it multiplied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from kvplan.api import described, plan, shared
+from kvplan.costs import Formats as Resolved
+from kvplan.costs import held_bytes
+from kvplan.planner import Answer
+from kvplan.specs import Attention, ModelSpec, Recurrent
+from kvplan.validate.cases import Case
+from kvplan.validate.measure import CudaPhase, cuda_bytes, multiplied, storage_bytes, tallied
+from kvplan.validate.recompute import recompute
+from kvplan.validate.records import Row
+from kvplan.validate.transformer import Formats, Transformer
+
+__all__ = ["DTYPES", "TOLERANCE", "built", "check", "spec_of"]
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+NUMBERS = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "window", "experts", "active_experts", "tied")
+
+# Largest relative difference of logits between cached decode and the definition. Both sum in other orders; a dtype's
+# rounding, a code of a quantised cache that falls the other way, or an entry that a budget chose instead, is all that may
+# differ. A wrong window, head or layer is off by more than 1e-2 in fp32 (tests/validate/test_faults.py plants them).
+TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
+LOOSE = {"fp32": 2e-2, "fp16": 5e-2, "bf16": 1.5e-1}  # quantised caches and budgets
+
+
+def spec_of(asked: dict[str, Any]) -> ModelSpec:
+    """The spec that a plan is about, its scheme applied."""
+    numbers = {name: asked[name] for name in NUMBERS if asked.get(name) is not None}
+    spec = described(asked.get("model"), {} if asked.get("model") is not None else numbers)
+    return shared(spec, asked["scheme"]) if asked.get("scheme") else spec
+
+
+class Built(NamedTuple):
+    """A model ready to run, and the answer whose numbers it is held against."""
+
+    model: Transformer
+    spec: ModelSpec
+    formats: Resolved
+    answer: Callable[[int], Answer]  # of a context
+
+
+def built(case: Case, device: str, **how: Any) -> Built:
+    """The small transformer of a case. Raises Unsupported where it cannot run the plan."""
+    spec = spec_of(case.plan)
+
+    def answer(context: int) -> Answer:
+        return plan(**case.plan, context=context, attention_flops="full").answer
+
+    f = answer(case.context).settings.formats
+    names = Formats(f.key.name, f.value.name, f.latent.name)
+    reserve = case.context + case.steps if case.reserve else 0
+    model = Transformer(spec, names, DTYPES[f.compute.name], device, reserve=reserve, **how)
+    return Built(model, spec, f, answer)
+
+
+def check(case: Case, device: str = "cpu", *, change: Callable[[Transformer], None] | None = None) -> list[Row]:
+    """The rows of one configuration; where its logits are wrong, that row alone. ``change`` plants a fault."""
+    made = built(case, device)
+    model = made.model
+    if change is not None:
+        change(model)
+    tokens = _tokens(case, made.spec.vocab, device)
+    error, logits_ok = _correct(case, made, tokens)
+    rows = [_row(case, case.context, "correct", TOLERANCE[case.plan["dtype"]], error, "exact" if logits_ok else "failed",
+                 "relative difference of cached decode's logits from the definition's")]  # fmt: skip
+    if not logits_ok:
+        return rows
+    rows += _bytes(case, made, tokens, device)
+    rows += _flops(case, made, tokens)
+    return rows
+
+
+def _tokens(case: Case, vocab: int, device: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(len(case.name) + case.context)
+    size = (int(case.plan["batch"]), case.context + case.steps)
+    return torch.randint(0, vocab, size, generator=generator).to(device)
+
+
+def _row(case: Case, context: int, quantity: str, predicted: Any, measured: Any, verdict: str = "", note: str = "") -> Row:
+    asked = {**case.plan, "context": context}
+    if quantity.startswith("flops"):
+        asked["attention_flops"] = "full"
+    return Row(case.name, asked, quantity, predicted, measured, verdict or ("exact" if predicted == measured else "wrong"), note)
+
+
+def loose(case: Case) -> bool:
+    """Whether a rounding may grow: a code of a quantised entry falls the other way, a budget chooses another entry."""
+    scheme = f"{case.plan.get('scheme') or ''}+{case.plan.get('kv_dtype') or ''}"
+    return any(word in scheme for word in ("int", "kivi", "q8", "q4", "fp8", "budget", "pyramid"))
+
+
+def _correct(case: Case, made: Built, tokens: torch.Tensor) -> tuple[float, bool]:
+    """Logits after the prompt and after every step, against the whole prefix run anew."""
+    model = made.model
+    wanted = recompute(model, tokens, case.context, sequential=case.sequential)[:, case.context - 1 :].float()
+    got = [model.prefill(tokens[:, : case.context], sequential=case.sequential)]
+    got += [model.step(tokens[:, case.context + i]) for i in range(case.steps)]
+    difference = torch.stack(got, 1).float() - wanted
+    error = float((difference.norm() / wanted.norm()).item())
+    limit = (LOOSE if loose(case) else TOLERANCE)[case.plan["dtype"]]
+    return error, error <= limit  # NaN is no match
+
+
+def _bytes(case: Case, made: Built, tokens: torch.Tensor, device: str) -> list[Row]:
+    """Storages after the prompt and after every step; the allocator's own count of what the prompt left."""
+    model = made.model
+    whole = case.context + case.steps
+    before = CudaPhase.now() if device == "cuda" else None
+    model.forget()
+    left = 0
+
+    def prompt() -> None:
+        model.prefill(tokens[:, : case.context], sequential=case.sequential)
+
+    if device == "cpu":
+        left = tallied(prompt)
+    else:
+        before = CudaPhase.now()
+        prompt()
+    rows = []
+    predicted = made.answer(whole if case.reserve else case.context)
+    at = whole if case.reserve else case.context
+    rows.append(_row(case, at, "kv.bytes_per_gpu", predicted.bytes_per_gpu, storage_bytes(model.cache_tensors())))
+    if made.spec.offload.cpu:
+        rows.append(_row(case, at, "kv.bytes_host", predicted.host_bytes, storage_bytes(model.host_tensors())))
+    bookkeeping = [store.victim for store in model.stores.values() if store.victim is not None]
+    if device == "cpu":
+        # victims are numbers of entries, not entries
+        held = left - storage_bytes(bookkeeping)
+        rows.append(_row(case, at, "allocator tally", predicted.bytes_per_gpu + predicted.host_bytes, held))
+    elif before is not None:
+        rows += _counters(case, made, CudaPhase.now().since(before), predicted, bookkeeping)
+    for i in range(case.steps):
+        model.step(tokens[:, case.context + i])
+        at = whole if case.reserve else case.context + i + 1
+        predicted = made.answer(at)
+        row = _row(case, at, "kv.bytes_per_gpu", predicted.bytes_per_gpu, storage_bytes(model.cache_tensors()))
+        if row.verdict == "wrong" or i == case.steps - 1:
+            rows.append(row)
+    return rows
+
+
+def _counters(case: Case, made: Built, phase: CudaPhase, predicted: Answer, other: list[torch.Tensor]) -> list[Row]:
+    """The caching allocator's counters: requested exactly, allocated after its rounding of each tensor to 512 bytes."""
+    others = storage_bytes(other)
+    rows = [_row(case, case.context, "cuda requested", predicted.bytes_per_gpu, phase.requested - others)]
+    tensors = [size for size in part_bytes(predicted, case.context) if size]
+    allocated = sum(map(cuda_bytes, tensors)) + sum(cuda_bytes(t.untyped_storage().nbytes()) for t in other)
+    held = len(made.model.cache_tensors())
+    if held == len(tensors):
+        rows.append(_row(case, case.context, "cuda allocated", allocated, phase.allocated))
+    else:
+        # a packed part is several tensors, each rounded on its own
+        fits = 0 <= phase.allocated - allocated <= 512 * (held - len(tensors))
+        verdict = "within" if fits else "wrong"
+        rows.append(_row(case, case.context, "cuda allocated", allocated, phase.allocated, verdict, f"{held} tensors"))
+    rows.append(_row(case, case.context, "cuda reserved", None, phase.reserved, "reported"))
+    rows.append(_row(case, case.context, "cuda peak", None, phase.peak, "reported"))
+    return rows
+
+
+def part_bytes(answer: Answer, context: int) -> list[int]:
+    """Predicted bytes of each stored part of each layer, the whole batch: one tensor each where nothing is packed."""
+    sizes: list[int] = []
+    for held in answer.held:
+        each = held_bytes(held._replace(layers=1), context) * answer.settings.batch
+        sizes += [int(each)] * held.layers
+    return sizes
+
+
+def _flops(case: Case, made: Built, tokens: torch.Tensor) -> list[Row]:
+    """Matrix products of the prompt and of one step, against the ledger with full attention and the last logits."""
+    if case.sequential:
+        return []
+    model = made.model
+    prompt = multiplied(lambda: model.prefill(tokens[:, : case.context]))
+    step = multiplied(lambda: model.step(tokens[:, case.context])) if case.steps else None
+    now = made.answer(case.context)
+    rows = []
+    for name, ledger, counted in (("prefill", now.prefill, prompt), ("decode", now.decode, step)):
+        if counted is None:
+            continue
+        if counted.uncounted:
+            note = f"FlopCounterMode cannot count {', '.join(counted.uncounted)}"
+            rows.append(_row(case, case.context, f"flops.{name}.total", ledger.total, counted.flops, "failed", note))
+        elif estimated(made.spec):
+            note = "the ledger's recurrence is an estimate: decay and normaliser are elementwise"
+            rows.append(_row(case, case.context, f"flops.{name}.total", ledger.total, counted.flops, "reported", note))
+        else:
+            rows.append(_row(case, case.context, f"flops.{name}.total", ledger.total, counted.flops))
+    return rows
+
+
+def estimated(spec: ModelSpec) -> bool:
+    """Whether the ledger itself calls a mixer's FLOPs an estimate that matrix products do not make up."""
+    return any(
+        (isinstance(m, Recurrent) and m.kind != "linear_attention") or (isinstance(m, Attention) and m.extra_parts)
+        for layer in spec.layers
+        for m in layer.mixers
+    )

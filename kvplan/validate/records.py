@@ -1,0 +1,205 @@
+"""What a run leaves behind: rows of predicted and measured amounts, a JSON record that survives a kill, a JUnit report.
+
+A row keeps the keyword arguments of ``kvplan.plan`` and the path of the number in its answer, so that anybody can ask
+again: ``replay`` does, on a machine without the device that was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+from kvplan.errors import InvalidInput
+from kvplan.version import __version__
+
+__all__ = ["BAD", "Record", "Row", "environment", "junit", "replay", "written"]
+
+# exact: equal; within: inside the tolerance that the row states; reported: nothing was claimed; skipped: named why
+BAD = frozenset({"wrong", "failed"})
+
+
+class Row(NamedTuple):
+    """One comparison. ``plan`` are arguments of ``kvplan.plan``, ``quantity`` is a path in its ``to_dict()``, or a word."""
+
+    case: str
+    plan: dict[str, Any]
+    quantity: str
+    predicted: float | int | None
+    measured: float | int | None
+    verdict: str
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Measured over predicted."""
+        return self.measured / self.predicted if self.predicted and self.measured is not None else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the record holds it."""
+        return self._asdict() | {"ratio": self.ratio}
+
+
+def environment(device: str, suite: str) -> dict[str, Any]:
+    """Where and with what a record was made."""
+    import torch
+
+    found: dict[str, Any] = {
+        "record": 1,
+        "suite": suite,
+        "kvplan": __version__,
+        "git": _git(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "device": device,
+    }
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        found |= {
+            "device_name": properties.name,
+            "device_memory_bytes": properties.total_memory,
+            "compute_capability": f"{properties.major}.{properties.minor}",
+            "cuda": torch.version.cuda,
+            "driver": _driver(),
+        }
+    return found
+
+
+def _git() -> str:
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split("\n")[0].strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def written(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: to a temporary name beside it, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(partial, path)
+
+
+class Record:
+    """Rows so far, written after every case; with ``resume`` the cases that a record of the same kind holds are kept."""
+
+    def __init__(self, about: dict[str, Any], path: Path | None, *, resume: bool = False) -> None:
+        self.about, self.path = about, path
+        self.rows: list[Row] = []
+        self.notes: dict[str, Any] = {}
+        if resume and path is not None and path.exists():
+            old = read(path)
+            for key in ("suite", "device", "device_name", "torch", "kvplan", "git"):
+                if old.get(key) != about.get(key):
+                    raise InvalidInput("--resume", old.get(key), f"a record with {key} = {about.get(key)}", str(path))
+            self.rows, self.notes = [_row(row) for row in old["rows"]], old.get("notes", {})
+
+    def done(self, case: str) -> bool:
+        """Whether a case is there, whole: cases are written at once."""
+        return any(row.case == case for row in self.rows)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Takes the rows of one case and writes the record."""
+        self.rows += rows
+        self.save()
+
+    def save(self) -> None:
+        """Writes the record, if it has a place."""
+        if self.path is not None:
+            written(self.path, self.to_json())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as it is written."""
+        return {**self.about, "notes": self.notes, "rows": [row.to_dict() for row in self.rows]}
+
+    def to_json(self) -> str:
+        """JSON with one row a line, so that a change shows as one."""
+        whole = self.to_dict()
+        rows = ",\n".join(json.dumps(row) for row in whole.pop("rows"))
+        head = json.dumps(whole, indent=1).rstrip("\n}")
+        return f'{head},\n "rows": [\n{rows}\n]}}\n'
+
+    @property
+    def bad(self) -> list[Row]:
+        """Rows that say no."""
+        return [row for row in self.rows if row.verdict in BAD]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record from a file. Raises InvalidInput where it is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise InvalidInput("record", str(path), f"a record that kvplan validate wrote ({e})") from None
+    if not isinstance(found, dict) or found.get("record") != 1 or not isinstance(found.get("rows"), list):
+        raise InvalidInput("record", str(path), 'a record that kvplan validate wrote ("record": 1 and rows)')
+    return found
+
+
+def _row(raw: dict[str, Any]) -> Row:
+    return Row(**{name: raw[name] for name in Row._fields})
+
+
+def asked(plan: dict[str, Any], quantity: str) -> Any:
+    """The number that kvplan gives today for a row's question; None where the quantity is no path of an answer."""
+    from kvplan.api import plan as ask
+
+    found: Any = ask(**plan).to_dict()
+    for name in quantity.split("."):
+        if not isinstance(found, dict) or name not in found:
+            return None
+        found = found[name]
+    return found
+
+
+def replay(record: dict[str, Any]) -> Iterator[Row]:
+    """Rows of a record whose prediction is another one today, with today's number as ``predicted`` and verdict ``wrong``."""
+    for row in map(_row, record["rows"]):
+        if row.predicted is None or "." not in row.quantity:
+            continue
+        today = asked(row.plan, row.quantity)
+        if today != row.predicted:
+            yield row._replace(predicted=today, verdict="wrong", note=f"the record holds {row.predicted}")
+
+
+def junit(rows: Iterable[Row], name: str) -> str:
+    """A JUnit report: one test case a row."""
+    rows = list(rows)
+    bad = [row for row in rows if row.verdict in BAD]
+    skipped = [row for row in rows if row.verdict == "skipped"]
+    suite = ElementTree.Element(
+        "testsuite", name=f"kvplan validate {name}", tests=str(len(rows)), failures=str(len(bad)), skipped=str(len(skipped))
+    )
+    for row in rows:
+        case = ElementTree.SubElement(suite, "testcase", classname=row.case, name=row.quantity)
+        said = f"predicted {row.predicted}, measured {row.measured}; {row.note}".strip("; ")
+        if row.verdict in BAD:
+            ElementTree.SubElement(case, "failure", message=said)
+        elif row.verdict == "skipped":
+            ElementTree.SubElement(case, "skipped", message=row.note)
+    return ElementTree.tostring(suite, encoding="unicode") + "\n"
+
+
+def said(text: str) -> None:
+    """One line of talk on stderr."""
+    print(text, file=sys.stderr, flush=True)
