@@ -63,7 +63,7 @@ from kvplan.cli.options import (
 from kvplan.errors import InvalidInput
 from kvplan.version import __version__
 
-__all__ = ["COMMANDS", "app", "main"]
+__all__ = ["COMMANDS", "app", "main", "screen"]
 
 app = typer.Typer(
     name="kvplan",
@@ -91,7 +91,7 @@ def common(
     """KV-cache memory and FLOPs of LLM inference, planned without a GPU, weights or a network."""
 
 
-def _screen() -> tuple[int, bool]:
+def screen() -> tuple[int, bool]:
     """Columns, and whether to colour: only on a terminal, and not under NO_COLOR."""
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return shutil.get_terminal_size((80, 24)).columns, color
@@ -179,7 +179,7 @@ def plan(
     if as_json:
         print(as_stdout_can(report.to_json()))
     else:
-        print(report.to_markdown() if as_markdown else report.to_text(*_screen()), end="")
+        print(report.to_markdown() if as_markdown else report.to_text(*screen()), end="")
     raise typer.Exit(1 if report.fits is False else 0)
 
 
@@ -238,7 +238,7 @@ def compare(
             end="",
         )
         return
-    print(rows.to_text(*_screen()), end="")
+    print(rows.to_text(*screen()), end="")
 
 
 def with_flags_of(other: Command) -> Callable[[Command], Command]:
@@ -300,7 +300,7 @@ def _listing(title: str, rows: list[dict[str, Any]], wanted: str | None, as_json
         return
     from kvplan.render import listing, papers
 
-    width, color = _screen()
+    width, color = screen()
     if not shown:  # too much for a line each
         print(papers(rows, width, color), end="")
         return
@@ -403,8 +403,14 @@ def reproduce(
     elif as_markdown:
         print(published.markdown(paper, with_quality=quality), end="")
     else:
-        print(published.text(paper, *_screen(), with_quality=quality), end="")
+        print(published.text(paper, *screen(), with_quality=quality), end="")
     raise typer.Exit(1 if any(row.outcome == "DIFFERS" for row in rows) else 0)
+
+
+# registered behind the commands above; what it runs is imported when it is asked for
+from kvplan.cli import validate as _validate  # noqa: E402
+
+assert _validate
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 __all__ = ["BASES", "REDUCED"]
 
+_DECODER_WITHOUT_PADDING = {"is_decoder": True, "pad_token_id": None}
 _MIXED_HEADS = {"allow_global_per_layer_attribute_access": True}
 _GEMMA4_TEXT = {
     "vocab_size": 500, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 7, "num_attention_heads": 4,
@@ -97,6 +98,19 @@ BASES: dict[str, dict[str, Any]] = {
         "q_lora_rank": 24, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "head_dim": 8,
         "v_head_dim": 16, "moe_topk": 3, "n_routed_experts": 8, "zero_expert_num": 4, "expert_ffn_hidden_size": 32,
     },
+    # classes that look for padding by value: in the inputs where there is a padding token, in the mask where attention
+    # looks both ways
+    "big_bird": _DECODER_WITHOUT_PADDING,
+    "megatron-bert": _DECODER_WITHOUT_PADDING,
+    "rembert": _DECODER_WITHOUT_PADDING,
+    "roformer": _DECODER_WITHOUT_PADDING,
+    # the class looks at lengths and languages by value; X-MOD needs to be told its language
+    "xlm": {"vocab_size": 500, "emb_dim": 64, "n_layers": 3, "n_heads": 4, "n_langs": 3, "max_position_embeddings": 64},
+    "xmod": {
+        "vocab_size": 500, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "languages": ["en_XX", "de_DE", "fr_XX"], "default_language": "de_DE", "adapter_layer_norm": True,
+        "pre_norm": True,
+    },
     "qwen4_exp_text": _QWEN4_TEXT,
     "qwen4_exp": {"text_config": _QWEN4_TEXT},
 }  # fmt: skip
@@ -110,5 +124,7 @@ REDUCED: frozenset[str] = frozenset(
         "longcat_flash",
         "qwen4_exp",
         "qwen4_exp_text",
+        "xlm",
+        "xmod",
     ]
 )

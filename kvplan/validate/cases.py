@@ -11,6 +11,7 @@ __all__ = ["SHAPE", "Case", "ci_cases", "single"]
 SHAPE: dict[str, Any] = {"layers": 6, "hidden": 64, "heads": 4, "kv_heads": 4, "head_dim": 16, "ffn": 96, "vocab": 97}
 STEPS = 4
 WINDOW = 8
+NAMED = ("kv_heads", "head_dim", "window", "tied", "experts", "kv_dtype", "cache_type_k", "cache_type_v", "tp", "pp")
 
 
 class Case(NamedTuple):
@@ -21,13 +22,14 @@ class Case(NamedTuple):
     steps: int = STEPS
     reserve: bool = False  # caches allocated at full length at once, as serving does
     sequential: bool = False  # the prompt runs token by token, where layers read above themselves
+    proved: bool = False  # its logits were shown to be right at another length
 
     @property
     def name(self) -> str:
         """What it is, on a line: the record's key."""
         p = self.plan
         parts = [str(p.get("model") or f"{p['layers']}x{p['hidden']}"), p.get("scheme") or "mha"]
-        parts += [f"{key}={p[key]}" for key in ("kv_heads", "kv_dtype", "experts") if key in p and p[key] != SHAPE.get(key)]
+        parts += [f"{key}={p[key]}" for key in NAMED if p.get(key) not in (None, SHAPE.get(key))]
         parts += [p["dtype"], f"b{p['batch']}", f"S{self.context}+{self.steps}"]
         parts += ["reserved"] if self.reserve else []
         return " ".join(parts + (["sequential"] if self.sequential else []))

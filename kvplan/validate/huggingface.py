@@ -79,7 +79,8 @@ def model_of(raw: dict[str, Any], device: str = "meta", dtype: torch.dtype = tor
         else:
             class_ = getattr(transformers, raw["architectures"][0])
             model = class_._from_config(config, dtype=dtype, attn_implementation="eager")
-    return model.eval()
+    # no gradients: FlopCounterMode stumbles over slices of weights that want one (DBRX)
+    return model.eval().requires_grad_(False)
 
 
 def cache_bytes(*holders: Any) -> int:

@@ -59,11 +59,6 @@ def parallel_cases(processes: int) -> list[Case]:
     ]
 
 
-def named(case: Case) -> str:
-    """The case with its grid."""
-    return f"tp{case.plan['tp']} pp{case.plan['pp']} {case.name}"
-
-
 def run_parallel(processes: int, device: str) -> list[Row]:
     """Rows of every configuration of so many processes. Raises Unsupported where torchrun fails."""
     if device == "cuda" and torch.cuda.device_count() < processes:
@@ -148,19 +143,19 @@ def check(case: Case, device: str) -> Iterator[Row]:
     asked = {**case.plan, "context": case.context}
     limit = TOLERANCE["fp32"]
     if not worst <= limit:
-        yield Row(named(case), asked, "correct", limit, worst, "failed", "logits of all ranks together, and of one process")
+        yield Row(case.name, asked, "correct", limit, worst, "failed", "logits of all ranks together, and of one process")
         return
-    yield Row(named(case), asked, "correct", limit, worst, "exact", "logits of all ranks together, and of one process")
+    yield Row(case.name, asked, "correct", limit, worst, "exact", "logits of all ranks together, and of one process")
     for moment, context in enumerate((case.context, case.context + case.steps)):
         answer = rank.made.answer(context)
         asked = {**case.plan, "context": context}
         fullest = max(bytes_[moment] for _, _, bytes_ in everyone)
         right = fullest == answer.bytes_per_gpu
-        yield Row(named(case), asked, "kv.bytes_per_gpu", answer.bytes_per_gpu, fullest, "exact" if right else "wrong")
+        yield Row(case.name, asked, "kv.bytes_per_gpu", answer.bytes_per_gpu, fullest, "exact" if right else "wrong")
         for number, (stage, _, bytes_) in enumerate(everyone):
             size = answer.settings.batch * on_gpu(answer.spec, answer.stages[stage].lean.at(context))
             verdict = "exact" if size == bytes_[moment] else "wrong"
-            yield Row(named(case), asked, f"kv bytes of rank {number}", size, bytes_[moment], verdict)
+            yield Row(case.name, asked, f"kv bytes of rank {number}", size, bytes_[moment], verdict)
 
 
 def main(device: str, place: str) -> None:

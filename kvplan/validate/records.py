@@ -97,6 +97,9 @@ def written(path: Path, text: str) -> None:
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(partial, 0o666 & ~mask)  # mkstemp's file is its owner's alone
     os.replace(partial, path)
 
 
@@ -136,8 +139,8 @@ class Record:
         """JSON with one row a line, so that a change shows as one."""
         whole = self.to_dict()
         rows = ",\n".join(json.dumps(row) for row in whole.pop("rows"))
-        head = json.dumps(whole, indent=1).rstrip("\n}")
-        return f'{head},\n "rows": [\n{rows}\n]}}\n'
+        head = "".join(f" {json.dumps(name)}: {json.dumps(value)},\n" for name, value in whole.items())
+        return f'{{\n{head} "rows": [\n{rows}\n]}}\n'
 
     @property
     def bad(self) -> list[Row]:

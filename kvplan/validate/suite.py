@@ -108,8 +108,11 @@ def table(rows: Iterable[Row], columns: int = 80, *, only: Callable[[Row], bool]
             last = row.case
         ratio = f"{row.ratio:.4f}" if row.ratio is not None else ""
         predicted, measured = shown(row.predicted, row.quantity), shown(row.measured, row.quantity)
-        lines.append(f"  {row.quantity:<22} {predicted:>17} {measured:>17} {ratio:>8} {row.verdict}")
-        if row.note and row.verdict in (*BAD, "skipped", "within"):
+        quantity = row.quantity.removesuffix(".total")
+        if row.plan.get("context") and "." in row.quantity:
+            quantity += f" S={row.plan['context']}"
+        lines.append(f"  {quantity:<22} {predicted:>17} {measured:>17} {ratio:>8} {row.verdict}")
+        if row.note and row.verdict in (*BAD, "skipped"):
             lines += [f"    {piece}" for piece in _wrap(row.note, columns - 4)]
     if lines:
         lines.insert(0, f"  {'quantity':<22} {'predicted':>17} {'measured':>17} {'ratio':>8} verdict")

@@ -18,7 +18,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 import kvplan
 from kvplan.errors import KvplanError
 from kvplan.validate.bases import BASES, REDUCED
+from kvplan.specs import Attention, Dense, Latent, ModelSpec
 from kvplan.validate.huggingface import Observed, Unrunnable, observe, quiet
+from kvplan.validate.records import Row
 
 __all__ = ["MODEL_TYPES", "Outcome", "Variant", "check", "check_type", "variants"]
 
@@ -88,7 +90,15 @@ def _own_names(config: Any, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has(config: Any, names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if isinstance(getattr(config, name, None), int)), None)
+    return next((name for name in names if isinstance(_value(config, name), int)), None)
+
+
+def _value(config: Any, name: str) -> Any:
+    """An attribute of a config, None where it has none, or one per layer."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # a class of transformers' own, which is no AttributeError
+        return None
 
 
 def changes_of(text: Any) -> Iterator[tuple[str, dict[str, Any], bool]]:
@@ -104,21 +114,22 @@ def changes_of(text: Any) -> Iterator[tuple[str, dict[str, Any], bool]]:
         others = [n for n in range(1, count + 1) if count % n == 0 and n != now]
         for n in {others[0], others[-1]} if others else ():
             yield f"{kv} {n}", {**few, kv: n}, False
-    if isinstance(getattr(text, "head_dim", None), int) and text.head_dim != 48:
+    if isinstance(_value(text, "head_dim"), int) and text.head_dim != 48:
         yield "head_dim 48", {**few, "head_dim": 48}, False
     for name in WINDOWS:
         if hasattr(text, name):
             slide = {"use_sliding_window": True} if hasattr(text, "use_sliding_window") else {}
             yield f"{name} {WINDOW}", {**few, name: WINDOW, **slide}, True
     for name in FLAGS:
-        if isinstance(getattr(text, name, None), bool):
-            yield f"{name} {not getattr(text, name)}", {**few, name: not getattr(text, name)}, False
+        flag = _value(text, name)
+        if isinstance(flag, bool):
+            yield f"{name} {not flag}", {**few, name: not flag}, False
 
 
 def _contexts(config: Any) -> tuple[int, ...]:
     """Lengths around every window or chunk that a config has, or one length where it has none."""
     text = config.get_text_config()
-    windows = {getattr(text, name, None) for name in WINDOWS}
+    windows = {_value(text, name) for name in WINDOWS}
     around = {w + d for w in windows if isinstance(w, int) and 2 < w <= 8192 for d in (-1, 0, 1)}
     return (CONTEXT, *sorted(around - {CONTEXT}))
 
@@ -167,6 +178,41 @@ def predict(raw: dict[str, Any], context: int, batch: int) -> dict[str, int]:
 EXACT = ("parameters", "cache_bytes", "cache_bytes_next")
 
 
+def counted(spec: ModelSpec) -> tuple[str, ...]:
+    """Which FLOPs torch's counter must equal: those of softmax attention and dense MLPs.
+
+    It does not see experts' grouped products on the meta device, nor recurrences and selections that are no matrix
+    products; classes expand MLA's latents in a step, which kvplan absorbs.
+    """
+    mixers = [mixer for layer in spec.layers for mixer in layer.mixers]
+    dense = all(isinstance(mlp, Dense) for layer in spec.layers for mlp in layer.mlps) and not spec.towers
+    plain = all(isinstance(m, Attention) and m.indexer is None and m.chunk is None for m in mixers)
+    if not dense or not all(isinstance(m, (Attention, Latent)) and m.indexer is None for m in mixers):
+        return ()
+    return ("prefill_flops", "decode_flops") if plain else ("prefill_flops",)
+
+
+def compare(
+    case: str, question: dict[str, Any], raw: dict[str, Any], predicted: dict[str, int], run: Observed
+) -> Iterator[Row]:
+    """One row per amount of one run of a class; FLOPs that torch cannot count whole are reported."""
+    claimed = (*EXACT, *counted(kvplan.load(raw)))
+    paths = {
+        "parameters": ("model.parameters", 0),
+        "cache_bytes": ("kv.bytes", 0),
+        "cache_bytes_next": ("kv.bytes", 1),
+        "prefill_flops": ("flops.prefill.total", 0),
+        "decode_flops": ("flops.decode.total", 0),
+    }
+    for name, (path, later) in paths.items():
+        asked = {**question, "context": question["context"] + later}
+        if path.startswith("flops"):
+            asked |= {"attention_flops": "full", "logits": "all"}
+        measured = getattr(run, name)
+        verdict = "exact" if predicted[name] == measured else "wrong" if name in claimed else "reported"
+        yield Row(case, asked, path, predicted[name], measured, verdict)
+
+
 def check(model_type: str, variant: Variant, batch: int = BATCH) -> Iterator[Outcome]:
     """One outcome per context of a variant."""
     device = "cpu" if model_type in REDUCED else "meta"
@@ -184,7 +230,12 @@ def check(model_type: str, variant: Variant, batch: int = BATCH) -> Iterator[Out
         except KvplanError as e:
             yield Outcome(model_type, variant.label, context, "refused", str(e), run)
             continue
-        wrong = [f"{n}: {predicted[n]:,} predicted, {getattr(run, n):,} measured" for n in EXACT if predicted[n] != getattr(run, n)]
+        claimed = (*EXACT, *counted(kvplan.load(variant.raw)))
+        wrong = [
+            f"{name}: {predicted[name]:,} predicted, {getattr(run, name):,} measured"
+            for name in claimed
+            if predicted[name] != getattr(run, name)
+        ]
         yield Outcome(model_type, variant.label, context, "wrong" if wrong else "exact", "; ".join(wrong), run, predicted)
 
 
