@@ -51,6 +51,7 @@ class Read(NamedTuple):
     index_dim: int = 0
     own: tuple[str, ...] = ()  # names of the parts it reads; () = all
     index_block: int = 1  # the indexer keeps whole blocks of this many entries
+    index_pooled: bool = False  # and scores each of them once
     sparse: Sparse | None = None
     prefill_passes: int = 1  # as the layer's
     prefill_last: bool = False
@@ -109,6 +110,9 @@ def mixer_parts(mixer: Mixer) -> tuple[Part, ...]:
     if mixer.indexer is not None and not mixer.indexer.shares:
         if isinstance(mixer, Attention) and mixer.pool is not None:
             growth = Growth("compress", mixer.pool[0])  # an indexer scores pooled entries: one key for each
+        if mixer.indexer.pooled:
+            growth = Growth("compress", mixer.indexer.block)  # and the sum of the open block's keys
+            parts += (Part("index_open", 1, mixer.indexer.dim, mixer.indexer.store_as, Growth("constant", 1), "none"),)
         parts += (Part("index", 1, mixer.indexer.dim, mixer.indexer.store_as, growth, "none"),)
     return parts
 
@@ -162,7 +166,7 @@ def longest(a: Growth, b: Growth) -> Growth:
     """The growth that holds what both readers need.
 
     >>> longest(Growth("window", 512), Growth("full"))
-    Growth(kind='full', limit=0)
+    Growth(kind='full', limit=0, sinks=0)
     >>> longest(Growth("window", 512), Growth("window", 1024)).limit
     1024
     """
@@ -209,13 +213,14 @@ def _indexed(read: Read, index: Indexer | None) -> Read:
     if index is None:
         return read
     scores = 0 if index.shares else index.heads
-    return read._replace(top_k=index.top_k, index_heads=scores, index_dim=index.dim, index_block=index.block)
+    read = read._replace(top_k=index.top_k, index_heads=scores, index_dim=index.dim, index_block=index.block)
+    return read._replace(index_pooled=index.pooled)
 
 
 def _read(layer: int, store: int, mixer: Attention | Latent | Recurrent | Factored, growth: Growth) -> Read:
     if isinstance(mixer, Attention):
         score, value = mixer.key_dim, mixer.value_dim
-        read = Read(layer, store, growth, mixer.heads, score, value, score, value)
+        read = Read(layer, store, growth, mixer.heads * mixer.passes, score, value, score, value)
         if mixer.rank_k or mixer.rank_v:
             # per cached token: keys are expanded for every KV head, values are weighted in their own rank (absorbed)
             expand = mixer.rank_k * mixer.kv_heads * mixer.key_dim if mixer.rank_k else 0

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from kvplan.formats import find_format
 from kvplan.num import ceildiv, maximum
 from kvplan.specs import ModelSpec, Quantization, Weight
-from kvplan.weights import named_layer_weights, outer_weights, stored_bits, tower_bits
+from kvplan.weights import makes_logits, named_layer_weights, outer_weights, stored_bits, tower_bits
 
 __all__ = ["WeightBytes", "rank_shares", "rank_weight_bytes", "sized_weights", "weight_bytes", "weights_known"]
 
@@ -44,9 +44,11 @@ def _as_on_disk(spec: ModelSpec, dtype: str, quantization: Quantization | None) 
 
 
 def placed_weights(spec: ModelSpec) -> Iterator[Placed]:
-    """Every tensor once, tied ones too (the first use), with its category."""
+    """Every tensor of a checkpoint once, tied ones too (the first use), with its category."""
     seen: set[str] = set()
     for item in _all_uses(spec):
+        if item.weight.visited == 0:
+            continue
         if item.weight.tie:
             if item.weight.tie in seen:
                 continue
@@ -57,7 +59,7 @@ def placed_weights(spec: ModelSpec) -> Iterator[Placed]:
 def _all_uses(spec: ModelSpec) -> Iterator[Placed]:
     for w in outer_weights(spec):
         category = {"lookup": "embeddings", "vector": "norms and others"}.get(w.kind, "logits")
-        if category == "logits" and w.module != "lm_head":
+        if category == "logits" and not makes_logits(w):
             category = "norms and others"
         yield Placed(None, category, w.module, w)
     for i in range(len(spec.layers)):
@@ -103,13 +105,14 @@ def weight_bytes(spec: ModelSpec, dtype: str, quantization: Quantization | None)
             asking += size
         elif w.kind not in ("lookup", "cross"):  # a cross projection runs once per sequence, not per step
             streamed += size
-        if w.module == "lm_head":
+        if makes_logits(w):
             logits += size
     for tower in spec.towers:
         categories[tower.name] = categories.get(tower.name, 0) + ceildiv(tower_bits(tower, dtype, quantization), 8)
     if spec.tied and spec.has_head:
-        logits = ceildiv((spec.embed_dim or spec.hidden) * spec.vocab * find_format(dtype).element_bits, 8)
-        streamed += logits
+        table = ceildiv((spec.embed_dim or spec.hidden) * spec.vocab * find_format(dtype).element_bits, 8)
+        logits += table
+        streamed += table
     total = sum(categories.values())
     basis, source = "exact", f"shapes x {quantization.method if quantization else dtype}"
     if spec.weight_bytes is None and spec.weight_source:

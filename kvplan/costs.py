@@ -14,7 +14,7 @@ from kvplan.errors import InvalidInput
 from kvplan.formats import Format, find_format
 from kvplan.num import Num, ceil_to
 from kvplan.specs import Compressed, Growth, Layer, Mixer, ModelSpec, Part, Recurrent, Weight
-from kvplan.weights import active_parameters, count_parameters, layer_weights, outer_weights
+from kvplan.weights import active_parameters, count_parameters, layer_weights, makes_logits, outer_weights
 
 __all__ = [
     "Flops",
@@ -35,6 +35,7 @@ __all__ = [
     "profile",
     "read_bytes",
     "read_entries",
+    "scored",
     "seen_keys",
     "seen_pairs",
 ]
@@ -172,7 +173,7 @@ class Profile(NamedTuple):
     plan: CachePlan
     parameters: int
     active_parameters: int
-    linear: int  # weights one token multiplies, logits matrix apart
+    linear: int  # weights one new token multiplies in a decode step, logits matrix apart
     cross: int  # weights one encoder token multiplies
     mixing: int  # FLOPs per token of convolutions and recurrences
     logits: int  # weights of the logits matrix
@@ -209,13 +210,13 @@ def _profile(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]]) -> 
         visited = (w.copies if w.visited is None else w.visited) * w.inputs * w.outputs
         # keys and values that others read are needed of every prompt token, even where the layer is left early
         side, times = (last, 1) if layer.prefill_last and not w.cached else (prompt, layer.prefill_passes)
-        if w.module == "lm_head":
+        if makes_logits(w):
             logits += visited
         elif w.asks_encoder:
             asking += visited
             side[1] += visited * times
         elif w.kind == "linear":
-            linear += visited
+            linear += visited * w.steps
             side[0] += visited * times
         elif w.kind == "cross":
             cross += visited
@@ -223,7 +224,7 @@ def _profile(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]]) -> 
             mixing += 2 * visited
             side[2] += 2 * visited * times
     if spec.has_head and spec.tied:
-        logits = (spec.embed_dim or spec.hidden) * spec.vocab
+        logits += (spec.embed_dim or spec.hidden) * spec.vocab
     groups: Counter[tuple[Read, tuple[Part, ...]]] = Counter()
     for read in plan.reads:
         parts = tuple(p for p in plan.stores[read.store].parts if not read.own or p.name in read.own)
@@ -274,7 +275,8 @@ def read_entries(read: Read, part: Part, tokens: Num, encoder_tokens: Num) -> Nu
     if part.growth.kind in _STATE:
         return entries(part.growth, tokens, encoder_tokens)
     if part.name == "index":
-        return seen_keys(read.growth, tokens, encoder_tokens) if read.index_heads else 0
+        growth = part.growth if part.growth.kind == "compress" else read.growth
+        return seen_keys(growth, tokens, encoder_tokens) if read.index_heads else 0
     if part.growth.kind == "compress" and read.growth.kind != "compress":
         return entries(part.growth, tokens + 1, encoder_tokens)
     return kept_keys(read, tokens, encoder_tokens)
@@ -293,6 +295,11 @@ def seen_keys(growth: Growth, tokens: Num, encoder_tokens: Num) -> Num:
     if growth.kind == "compress":
         return formulas.entries_compressed(tokens + 1, growth.limit)
     return tokens + 1
+
+
+def scored(read: Read, growth: Growth) -> Growth:
+    """What an indexer scores of what the mask allows: every key, or the complete blocks where it pools them."""
+    return Growth("compress", read.index_block) if read.index_pooled else growth
 
 
 def kept_keys(read: Read, tokens: Num, encoder_tokens: Num) -> Num:
@@ -403,7 +410,8 @@ def prefill_flops(
         pairs = seen_pairs(r.prompt or r.growth, tokens, encoder_tokens, full)
         if r.top_k is not None:
             # the indexer scores every pair, attention visits what it keeps of them
-            attention += times * 2 * pairs * r.index_heads * r.index_dim
+            scores = seen_pairs(scored(r, r.prompt or r.growth), tokens, encoder_tokens, full)
+            attention += times * 2 * scores * r.index_heads * r.index_dim
             pairs = pairs if full else kept_pairs(r, tokens)
         elif r.sparse is not None and r.sparse.prefill and not full:
             pairs = kept_pairs(r, tokens)
@@ -426,7 +434,8 @@ def _step_flops(read: Read, tokens: int, encoder_tokens: int) -> int:
     """Scores and weighted sum of one new token after ``tokens`` cached, an indexer's scores included."""
     scores = 0
     if read.top_k is not None:
-        scores = 2 * seen_keys(read.growth, tokens, encoder_tokens) * read.index_heads * read.index_dim
+        keys = seen_keys(scored(read, read.growth), tokens, encoder_tokens)
+        scores = 2 * keys * read.index_heads * read.index_dim
     keys = kept_keys(read, tokens, encoder_tokens)
     return int(scores + formulas.attention_flops(keys, read.heads, read.decode_score_dim, read.decode_value_dim))
 

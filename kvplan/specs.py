@@ -47,7 +47,7 @@ class Weight(NamedTuple):
     outputs: int
     bias: bool = False  # outputs more elements, one per output
     copies: int = 1
-    visited: int | None = None  # copies that one token visits; None = all
+    visited: int | None = None  # copies that one token visits; None = all; 0: the class builds what no checkpoint holds
     shard: str = "tp"  # tp: split over tensor-parallel ranks; kvN: split like N KV heads; none: on every rank
     kind: str = "linear"  # linear | vector | lookup | conv | cross
     tie: str = ""  # tensors with the same non-empty tie are one tensor (weights shared between layers)
@@ -55,6 +55,7 @@ class Weight(NamedTuple):
     pieces: int = 1  # matrices that the outputs are cut into where a checkpoint stores each on its own
     asks_encoder: bool = False  # multiplies tokens only where there are encoder tokens to look at
     cached: bool = False  # makes what the cache holds: gone where another layer's KV is read, else run on every token
+    steps: int = 1  # times that a decode step multiplies it per new token; 0: reads count it, per cached token
 
     @property
     def elements(self) -> int:
@@ -79,6 +80,7 @@ class Growth(NamedTuple):
 
     kind: str = "full"
     limit: int = 0
+    sinks: int = 0  # of a window's entries, the first tokens, which stay for good (StreamingLLM)
 
 
 FULL = Growth()
@@ -105,6 +107,7 @@ class Indexer(NamedTuple):
     store_as: str = "compute"
     block: int = 1  # tokens that share one selection
     shares: bool = False  # uses an earlier layer's selection: no key, no weights, no scores of its own
+    pooled: bool = False  # a complete block is scored once, by the mean of its keys (QSA)
 
 
 class Sparse(NamedTuple):
@@ -153,6 +156,10 @@ class Attention(NamedTuple):
     merged: bool = False  # reads another layer's store but keeps its own projections (MiniCache)
     seen: tuple[str, ...] = ()  # names of the parts it reads where that is not all of the store (MiniCache)
     key_norm_stays: bool = False  # the class builds the key norm even where another layer's keys are read
+    passes: int = 1  # times that a query looks at the cache (differential attention: twice)
+    experts: tuple[int, int] | None = None  # (number, visited): query and output projections are experts (JetMoE)
+    # What the transformers class caches when it is not keys and values: hidden states (XLNet), or nothing (XLM).
+    transformers_parts: tuple[Part, ...] | None = None
 
 
 class Latent(NamedTuple):
@@ -263,6 +270,7 @@ class MoE(NamedTuple):
     shared_bias: str = ""
     shared_gate: bool = False  # a linear hidden -> 1 that scales the shared experts
     router_extra: int = 0  # elements of a correction bias that is a parameter, not a buffer
+    router_weights: tuple[Weight, ...] | None = None  # of a router that is more than one matrix, in its place
     module: str = "mlp"
     router: str = "gate"
     shared_module: str = "shared_experts"
@@ -382,6 +390,7 @@ class _ModelFields(NamedTuple):
     cache_type_k: str | None = None  # formats that a scheme on the bits axis asks for
     cache_type_v: str | None = None
     offload: Offload = Offload()
+    head_width: int | None = None  # inputs of the logits matrix where they are not the token table's width
 
 
 class ModelSpec(_ModelFields):

@@ -33,6 +33,7 @@ __all__ = [
     "active_parameters",
     "count_parameters",
     "layer_weights",
+    "makes_logits",
     "named_layer_weights",
     "outer_weights",
     "owns_kv",
@@ -47,7 +48,10 @@ def attention_weights(hidden: int, a: Attention, owns: bool) -> Iterator[Weight]
     """Projections of softmax attention; keys and values vanish in a layer that reads another layer's KV."""
     q, k, v, o = (f"{a.module}.{name}" for name in a.names.split())
     width_in = a.input_hidden or hidden
-    yield Weight(q, width_in, a.heads * a.key_dim, "q" in a.bias, tie=a.tie and f"{a.tie}.q", asks_encoder=a.cross)
+    copies, visited = a.experts or (1, None)
+    heads = a.heads // (visited or 1)  # of one expert, where queries have experts
+    queries = Weight(q, width_in, heads * a.key_dim, "q" in a.bias, copies, visited, fused=visited is not None)
+    yield queries._replace(tie=a.tie and f"{a.tie}.q", asks_encoder=a.cross)
     if owns or a.merged:
         source = a.cross_hidden or width_in
         plain = Weight("", source, 0, shard=f"kv{a.kv_heads}", kind="cross" if a.cross else "linear", cached=True)
@@ -61,7 +65,9 @@ def attention_weights(hidden: int, a: Attention, owns: bool) -> Iterator[Weight]
             if rank:
                 down = whole._replace(module=f"{module}.down", outputs=rank, bias=False, shard="none")
                 yield down._replace(tie=whole.tie and f"{whole.tie}.down")
-                whole = whole._replace(module=f"{module}.up", inputs=rank)
+                # a step expands every cached key, which reads count, and weighed values once per query head
+                steps = 0 if letter == "k" else a.heads // a.kv_heads
+                whole = whole._replace(module=f"{module}.up", inputs=rank, steps=steps)
             yield whole
         yield from a.kv_extra
     if a.qk_norm:
@@ -70,7 +76,8 @@ def attention_weights(hidden: int, a: Attention, owns: bool) -> Iterator[Weight]
             yield vector(f"{a.module}.k_norm", width * a.qk_norm_params, a.tie and f"{a.tie}.k_norm")
         width = a.key_dim * (a.heads if a.qk_norm == "all" else 1)
         yield vector(f"{a.module}.q_norm", width * a.qk_norm_params, a.tie and f"{a.tie}.q_norm")
-    yield Weight(o, a.heads * a.value_dim, hidden, "o" in a.bias, tie=a.tie and f"{a.tie}.o", asks_encoder=a.cross)
+    output = Weight(o, heads * a.value_dim, hidden, "o" in a.bias, copies, visited, fused=visited is not None)
+    yield output._replace(tie=a.tie and f"{a.tie}.o", asks_encoder=a.cross)
     yield from a.extra
     yield from _indexer_weights(a.indexer, owns)
 
@@ -147,7 +154,10 @@ def mlp_weights(hidden: int, mlp: Dense | MoE) -> Iterator[Weight]:
         return
     inner = mlp.expert_hidden or hidden
     inside = f"{mlp.module}." if mlp.module else ""  # "": router and experts hang on the layer itself (Gemma 4)
-    yield Weight(f"{inside}{mlp.router}", hidden, mlp.experts, "r" in mlp.bias, shard="none")
+    if mlp.router_weights is None:
+        yield Weight(f"{inside}{mlp.router}", hidden, mlp.experts, "r" in mlp.bias, shard="none")
+    else:
+        yield from mlp.router_weights
     if mlp.router_extra:
         yield vector(f"{inside}{mlp.router}.e_score_correction_bias", mlp.router_extra)
     columns = 2 if mlp.gated else 1
@@ -211,10 +221,15 @@ def outer_weights(spec: ModelSpec) -> list[Weight]:
         weights.append(Weight("positions", 1, spec.positions, kind="lookup", shard="none"))
     weights += spec.final
     if spec.has_head and not spec.tied:
-        weights.append(Weight("lm_head", width, spec.vocab, spec.head_bias))
+        weights.append(Weight("lm_head", spec.head_width or width, spec.vocab, spec.head_bias))
     elif spec.head_bias:
         weights.append(vector("lm_head.bias", spec.vocab))
     return weights
+
+
+def makes_logits(weight: Weight) -> bool:
+    """Whether only tokens whose logits are asked for multiply it: the logits matrix, and what a class puts before it."""
+    return weight.kind == "linear" and f"{weight.module}.".startswith("lm_head.")
 
 
 def count_parameters(spec: ModelSpec) -> int:

@@ -17,11 +17,14 @@ def parts_of(mixer: Mixer) -> tuple[Part, ...]:
     """
     if isinstance(mixer, Compressed):
         return _compressed(mixer)
-    if isinstance(mixer, (Latent, Recurrent)) and mixer.transformers_parts is not None:
+    if isinstance(mixer, (Attention, Latent, Recurrent)) and mixer.transformers_parts is not None:
         return mixer.transformers_parts
     parts = mixer_parts(mixer)
     if isinstance(mixer, Recurrent):
         return tuple(p._replace(width=p.width + 1) if p.name.startswith("conv") else p for p in parts)
+    if isinstance(mixer, (Attention, Latent)) and mixer.indexer is not None and mixer.indexer.pooled:
+        # the class keeps the key of every token, and pools them anew at every step
+        parts = tuple(p._replace(growth=FULL) if p.name == "index" else p for p in parts if p.name != "index_open")
     if isinstance(mixer, Attention) and mixer.expanded:
         parts = tuple(p._replace(heads=mixer.heads) if p.name in ("key", "value") else p for p in parts)
     if isinstance(mixer, Attention) and mixer.transformers_keeps_all:

@@ -17,6 +17,7 @@ from kvplan.costs import (
     kept_keys,
     kept_pairs,
     read_entries,
+    scored,
     seen_keys,
     seen_pairs,
 )
@@ -135,6 +136,9 @@ LOOKS = {
 }
 
 
+BLOCKS = "Complete blocks of keys, each of which is scored once."
+
+
 def _looks(layers: int, read: Read) -> tuple[str, str]:
     """One group of equal reads in words."""
     text = f"{counted(layers, 'layer')}: {LOOKS.get(read.growth.kind, read.growth.kind).format(read.growth.limit)}"
@@ -232,7 +236,10 @@ def _queries(read: Read, cached: int, encoder_tokens: int, often: list[tuple[int
     )
     yield seen
     if read.top_k is not None and read.index_heads:
-        yield from _scores(seen.result.value, read, often)
+        blocks = _step("blocks", BLOCKS, seen_keys(scored(named, named.growth), tokens, encoder))
+        if read.index_pooled:
+            yield blocks
+        yield from _scores(blocks.result.value, read, often)
     kept = _step("kept", "Keys that it attends to.", kept_keys(named, tokens, encoder))
     if kept.result.symbol != seen.result.symbol:
         yield kept
@@ -248,7 +255,11 @@ def _prompt(a: Answer, read: Read, often: list[tuple[int, str]]) -> Iterator[Mad
     seen = _step("pairs", "Pairs of a query and a key that are computed.", pairs)
     yield seen
     if read.top_k is not None and read.index_heads:
-        yield from _scores(seen.result.value, read, often)
+        growth = scored(named, named.prompt or named.growth)
+        blocks = _step("blocks", BLOCKS, seen_pairs(growth, tokens, encoder, s.full_attention))
+        if read.index_pooled:
+            yield blocks
+        yield from _scores(blocks.result.value, read, often)
     sparse = read.top_k is not None or (read.sparse is not None and read.sparse.prefill)
     n = seen.result.value
     if sparse and not s.full_attention:

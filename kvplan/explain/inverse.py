@@ -72,7 +72,7 @@ def regimes(a: Answer, stage: Stage) -> list[Regime]:
 
 def _pieces(held: Held, page: int) -> list[Piece] | None:
     """Bytes of a group of parts with groups, a residual window or odd bits; None for a growth that nobody knows here."""
-    kind, limit = held.growth
+    kind, limit, _ = held.growth
     size, plain = (Fraction(held.layers * bits, 8) for bits in (held.bits, held.residual_bits))
     none = Fraction(0)
     if kind == "remainder":  # at most: a buffer that fills and empties again

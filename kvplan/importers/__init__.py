@@ -25,46 +25,71 @@ MODULES: dict[str, str] = {
     for module, types in {
         # dense decoders
         "llama": "llama cwm",
-        "openai": "gpt2",
+        "openai": "gpt2 gpt-sw3",
         "eleuther": "gptj gpt_neox",
         "bigcode": "gpt_bigcode starcoder2",
         "classic": "opt bloom mpt falcon persimmon stablelm",
-        "microsoft": "phi phi-msft phi3 phi3small bitnet",
-        "cohere": "cohere cohere2",
-        "allenai": "olmo olmo2 olmo3",
-        "mistral": "mistral ministral3",
+        "microsoft": "phi phi-msft phi3 phi3small phimoe bitnet",
+        "cohere": "cohere cohere2 cohere_compass_text cohere2_moe",
+        "allenai": "olmo olmo2 olmo3 olmoe flex_olmo",
+        "mistral": "mistral ministral ministral3",
         "qwen": "qwen qwen2 qwen3",
-        "google": "gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text gemma4 gemma4_text",
+        "google": "gemma gemma2 vaultgemma gemma3 gemma3_text gemma3n gemma3n_text",
+        "gemma4": "gemma4 gemma4_text gemma4_unified gemma4_unified_text gemma4_assistant gemma4_unified_assistant",
         "zhipu": "chatglm glm glm4",
         "internlm": "internlm internlm2 internlm3",
-        "lg": "exaone exaone4",
+        "lg": "exaone exaone4 exaone_moe",
         "llama_like": "helium granite smollm3 seed_oss apertus baichuan orion xverse hunyuan_v1_dense minicpm nemotron-nas",
+        "llama_kin": "arcee jais2 nanochat hyperclovax iquestcoder granite_swa diffllama doge",
+        "recursive": "hrm_text",
+        "bert": (
+            "bert ernie bert-generation megatron-bert big_bird electra roformer rembert roc_bert git roberta camembert"
+            " xlm-roberta data2vec-text roberta-prelayernorm xlm-roberta-xl xmod"
+        ),
+        "xlnet": "xlm xlnet reformer",
         "encoder_decoder": "bart t5 mt5 whisper",
         # mixtures of experts
         "gpt_oss": "gpt_oss",
         "qwen_moe": "qwen2_moe qwen3_moe",
         "mixtral": "mixtral",
+        "granite_moe": "granitemoe granitemoeshared granitemoe_swa",
+        "jetmoe": "jetmoe",
+        "zyphra": "zaya",
         "glm_moe": "glm4_moe",
         "minimax": "minimax_m2",
-        "tencent": "hunyuan hy_v3",
+        "tencent": "hunyuan hunyuan_v1_moe hy_v3 hy_v4",
         "baidu": "ernie4_5 ernie4_5_moe",
         "xiaomi": "mimo_v2_flash",
         "upstage": "solar_open",
+        "window_moe": "mellum kolibri1 flint beam",
+        "gated_moe": "afmoe laguna",
+        "databricks": "dbrx",
+        "rhymes": "aria_text",
+        "rednote": "dots1 dots3_note dots3_note_text",
         "stepfun": "step3p7",
         "thinkingmachines": "inkling_text",
+        "inkling2": "inkling2_text",
         "llama4": "llama4 llama4_text",
         # latent attention and sparse indexers
         "deepseek": "deepseek deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 deepseek_ref kimi_k2 kimi_k25",
-        "mla": "minicpm3 glm4_moe_lite glm_moe_dsa mistral4",
+        "mla": "minicpm3 youtu glm4_moe_lite glm_moe_dsa mistral4",
         "minimax_m3": "minimax_m3 minimax_m3_vl minimax_m3_vl_text",
+        "meituan": "longcat_flash",
+        "skt": "axk1 axk2",
         # recurrent state, alone or beside attention
         "ssm": "mamba mamba2 falcon_mamba xlstm rwkv6 rwkv7 recurrent_gemma",
         "hybrid": "falcon_h1 jamba zamba zamba2 granitemoehybrid nemotron_h olmo_hybrid lfm2",
+        "liquid": "lfm2_moe lfm3",
+        "bamba": "bamba",
+        "inclusionai": "bailing_hybrid",
+        "blt": "blt",
         "linear": (
             "qwen3_next qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text kimi_linear minimax minimax_text_01"
             " minimax_m1 minimax_vl_01"
         ),
+        "qwen4": "qwen4_exp qwen4_exp_text",
         # a decoder beside towers
+        "readers": "fuyu got_ocr2 moss_transcribe_diarize emu3 emu3_text_model",
         "multimodal": (
             "llava idefics3 qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe qwen2_audio voxtral mllama mistral3 exaone4_5"
             " multi_modality deepseek_vl_v2 phi3_v lfm2_vl"
@@ -136,7 +161,9 @@ def _finish(spec: ModelSpec, config: Config, name: str) -> ModelSpec:
     title = name or (stated if isinstance(stated, str) else "") or spec.name or spec.model_type
     changes: dict[str, Any] = {"name": " ".join(title[:200].split()) or spec.model_type}
     dtype, note = read_dtype(config)
-    notes = [*spec.notes, note] if note else [*spec.notes]
+    notes = [*spec.notes, *config.noted()]
+    if note:
+        notes.append(note)
     assumed = config.assumed()
     if assumed:
         listed = ", ".join(f"{key} = {value:,}" for key, value in assumed.items())

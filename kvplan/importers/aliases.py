@@ -20,18 +20,24 @@ def either(c: Config, *keys: str) -> str:
 
 
 def agree(c: Config, key: str, fact: int) -> None:
-    """A key the class never looks at: harmless where it repeats what the class does, else an error."""
+    """A key the class never looks at: harmless where it repeats what the class does, else an error.
+
+    For remote code, and where such a file does not run; where it does, ``Config.overruled`` counts what is built.
+    """
     value = c.maybe_int(key)
     if value not in (None, fact):
         raise c.error(key, value, f"{fact} or nothing: this family's class knows no other")
 
 
 def equal_heads(c: Config, hidden: int, key: str, default: int, **facts: Any) -> Attention:
-    """Multi-head attention of classes that know neither grouped queries nor a head_dim of their own."""
+    """Multi-head attention of classes that know neither grouped queries nor a head_dim of their own.
+
+    A file that states either all the same is counted as the class builds it, with a note.
+    """
     heads = c.int(key, default)
     dim = c.divides(key, hidden, heads, "the hidden size")
-    agree(c, "num_key_value_heads", heads)
-    agree(c, "head_dim", dim)
+    c.overruled("num_key_value_heads", heads)
+    c.overruled("head_dim", dim)
     return Attention(heads, heads, dim, dim, **facts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvplan.importers import importer
-from kvplan.importers.aliases import agree, either
+from kvplan.importers.aliases import either
 from kvplan.importers.config import Config
 from kvplan.importers.openai import FUSED, gpt2_frame
 from kvplan.importers.parts import decoder, grouped_attention
@@ -20,8 +20,9 @@ def gpt_bigcode(c: Config) -> ModelSpec:
     shared = c.bool("multi_query", True)
     if shared and c.bool("add_cross_attention"):
         raise c.error("add_cross_attention", True, "false: the class has no cross-attention with multi_query")
-    agree(c, "num_key_value_heads", 1 if shared else heads)
-    agree(c, "head_dim", dim)
+    # the class has one KV head or as many as heads, whatever a file says beside multi_query
+    c.overruled("num_key_value_heads", 1 if shared else heads)
+    c.overruled("head_dim", dim)
     attention = Attention(heads, 1 if shared else heads, dim, dim, bias="qkvo", module="attn", names=FUSED)
     return gpt2_frame(c, hidden, attention)
 

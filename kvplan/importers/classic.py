@@ -61,9 +61,10 @@ def bloom(c: Config) -> ModelSpec:
 def mpt(c: Config) -> ModelSpec:
     """MPT: ALiBi, no bias anywhere, an MLP of four times the hidden size (transformers models/mpt).
 
-    The class reads neither no_bias, expansion_ratio, learned_pos_emb nor attn_type; a file that asks there for another
-    model than the class builds is refused. Grouped queries (replit-code 1.5) follow the authors' llm-foundry: the
-    fused matrix has d_model + 2 * kv_n_heads * head_dim outputs.
+    The class reads neither no_bias, expansion_ratio, learned_pos_emb, qk_ln nor attn_type: a file that asks there for
+    another model is counted as the class builds it, and a note says so. Grouped queries (replit-code 1.5), which the
+    class does not take, follow the authors' llm-foundry: the fused matrix has d_model + 2 * kv_n_heads * head_dim
+    outputs.
     """
     hidden = c.int(either(c, "d_model", "hidden_size"), 2048)
     layers = c.layers(either(c, "n_layers", "num_hidden_layers"), 24)
@@ -75,17 +76,18 @@ def mpt(c: Config) -> ModelSpec:
         kv_heads = a.int("kv_n_heads")
         a.divides("kv_n_heads", attention.heads, kv_heads, key)
         attention = replace(attention, kv_heads=kv_heads)
+    elif kind == "multiquery_attention":
+        a.notes.append(
+            f"the transformers class builds {kind} with {attention.heads} KV heads, counted so here; llm-foundry builds one"
+        )
     elif kind != "multihead_attention":
-        # transformers builds multi-head attention under multiquery_attention, llm-foundry one shared head
-        raise a.error("attn_type", kind, "multihead_attention or grouped_query_attention")
-    agree(a, "kv_n_heads", attention.kv_heads)
-    if a.bool("qk_ln"):
-        raise a.error("qk_ln", True, "false: the class has no norm on queries and keys")
+        raise a.error("attn_type", kind, "multihead_attention, multiquery_attention or grouped_query_attention")
+    a.overruled("kv_n_heads", attention.kv_heads)
+    a.overruled("qk_ln", False)
     if a.get("sliding_window_size", -1) != -1:
         raise a.error("sliding_window_size", a.raw["sliding_window_size"], "-1 (none): the class has no window")
-    agree(c, "expansion_ratio", 4)
-    if not c.bool("no_bias", True):
-        raise c.error("no_bias", False, "true: the class builds no bias")
+    c.overruled("expansion_ratio", 4)
+    c.overruled("no_bias", True)
     mlp = Dense(4 * hidden, gated=False, module="ffn", names="up_proj up_proj down_proj")
     layer = Layer((attention,), (mlp,), norms=2 * hidden)
     return decoder(

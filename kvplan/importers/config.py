@@ -74,6 +74,7 @@ CACHE_ENDS = ("_pattern", "d_kv")
 HARMLESS = frozenset(
     [
         "use_mamba_kernels",
+        "use_mambapy",
         "mamba_ssm_cache_dtype",
         "mamba_proj_bias",
         "use_cache",
@@ -117,6 +118,7 @@ class Config:
         self.read: set[builtins.str] = set()
         self.defaulted: dict[builtins.str, builtins.int] = {}
         self.children: list[Config] = []
+        self.notes: list[builtins.str] = []
 
     # --- typed access; every getter marks its key as read ----------------------------------------------------------
 
@@ -133,6 +135,18 @@ class Config:
     def ignore(self, *keys: builtins.str) -> None:
         """Marks keys as understood and without effect on what is planned; say why in a comment."""
         self.read.update(keys)
+
+    def overruled(self, key: builtins.str, fact: builtins.int) -> None:
+        """A number or flag that the class never looks at: what it builds counts; where they differ a note says so."""
+        value = self.bool(key, fact) if isinstance(fact, bool) else self.maybe_int(key, least=0)
+        if value not in (None, fact):
+            stated, built = (str(v).lower() if isinstance(v, bool) else f"{v:,}" for v in (value, fact))
+            line = f"the transformers class ignores {self.path}{key} ({stated}) and builds {built}; counted so here"
+            self.notes += [line] if line not in self.notes else []
+
+    def noted(self) -> list[builtins.str]:
+        """Every note of this object and of those inside it."""
+        return self.notes + [line for child in self.children for line in child.noted()]
 
     def int(
         self,
@@ -196,15 +210,21 @@ class Config:
         return value
 
     def strings(
-        self, key: builtins.str, length: builtins.int | None = None, allowed: Iterable[builtins.str] = ()
+        self,
+        key: builtins.str,
+        length: builtins.int | None = None,
+        allowed: Iterable[builtins.str] = (),
+        *,
+        longer: builtins.bool = False,
     ) -> list[builtins.str] | None:
-        """A list of strings of the given length, or None where the key is missing."""
+        """A list of strings of the given length, or None where the key is missing; ``longer`` lists are cut to it."""
         value = self.get(key)
         if value is None:
             return None
         known = tuple(allowed)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.error(key, value, "a list of strings")
+        value = value[:length] if longer else value
         if length is not None and len(value) != length:
             raise self.error(key, f"{len(value)} entries", f"one entry per layer, {length} in all")
         for item in value:
@@ -219,13 +239,15 @@ class Config:
         *,
         least: builtins.int = 0,
         most: builtins.int = NUMBER_LIMIT,
+        longer: builtins.bool = False,
     ) -> list[builtins.int] | None:
-        """A list of whole numbers of the given length, or None where the key is missing."""
+        """A list of whole numbers of the given length, or None where the key is missing; ``longer`` as for strings."""
         value = self.get(key)
         if value is None:
             return None
         if not isinstance(value, list) or len(value) > 8 * LAYER_LIMIT:
             raise self.error(key, value, "a list of whole numbers")
+        value = value[:length] if longer else value
         if length is not None and len(value) != length:
             raise self.error(key, f"{len(value)} entries", f"one entry per layer, {length} in all")
         return [self._whole(f"{key}[{i}]", item, least, most) for i, item in enumerate(value)]

@@ -42,7 +42,7 @@ def deepseek_v2(c: Config) -> ModelSpec:
     layers, hidden = c.layers(default=32), c.int("hidden_size", 4096)
     bias = "ud" if c.bool("mlp_bias") else ""
     mixer = latent(c, hidden, heads=32, q_rank=1536, kv_rank=512, nope=128, rope=64, value=128)
-    moe = routed(c, experts=64, active=None, width=1407, shared=2, bias=bias, names=("n_routed_experts", "num_experts"))
+    moe = routed(c, experts=64, active=None, width=1407, shared=2, bias=bias, names=("num_experts", "n_routed_experts"))
     dense = Dense(c.int("intermediate_size", 11008), bias=bias)
     first = c.int("first_k_dense_replace", 0, least=0)
     sparse = [i >= first for i in range(layers)]
@@ -109,7 +109,7 @@ def deepseek_v4(c: Config) -> ModelSpec:
     for key in ("num_key_value_heads", "qk_rope_head_dim"):
         c.maybe_int(key)
     c.ignore("compress_rope_theta")
-    c.strings("mlp_layer_types", layers, ("hash_moe", "moe"))
+    c.strings("mlp_layer_types", layers, ("hash_moe", "moe"), longer=True)
     streams = c.int("hc_mult", 4, most=1024)
     mixers = {kind: _compressed(c, hidden, kind, rates.get(kind, 0), streams) for kind in dict.fromkeys(kinds)}
     width = c.int("moe_intermediate_size", 2048)
@@ -138,7 +138,7 @@ def deepseek_v4(c: Config) -> ModelSpec:
 
 def _layer_types(c: Config, layers: int) -> list[str]:
     """The kind of every layer: ``layer_types``, else ``compress_ratios`` (longer by the MTP layers), else a pattern."""
-    kinds = c.strings("layer_types", layers, (SLIDING, SPARSE, HEAVY))
+    kinds = c.strings("layer_types", layers, (SLIDING, SPARSE, HEAVY), longer=True)
     ratios = c.ints("compress_ratios")
     if kinds is not None:
         return kinds

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kvplan.importers import importer
 from kvplan.importers.aliases import agree, either
-from kvplan.importers.config import Config
+from kvplan.importers.config import LAYER_LIMIT, Config
 from kvplan.importers.parts import decoder
 from kvplan.specs import Attention, Dense, Layer, ModelSpec, Tower, Weight, replace
 
@@ -28,7 +28,8 @@ def _decoder_layer(c: Config, hidden: int, heads: int, width: int, bias: str) ->
 def _encoder(c: Config, hidden: int, layers: int, width: int, bias: str, outside: int, kernels: int = 0) -> Tower:
     """The encoder of BART's shape: its layers and what stands around them; ``outside`` counts vectors and positions."""
     # num_hidden_layers is the classes' other name for encoder_layers, and wins where both are given
-    count = c.layers("num_hidden_layers", c.layers("encoder_layers", layers))
+    count = c.int("encoder_layers", layers, least=0, most=LAYER_LIMIT)
+    count = c.int("num_hidden_layers", count, least=0, most=LAYER_LIMIT)
     width = c.int("encoder_ffn_dim", width)
     # its heads cache nothing; other libraries' names for them speak of the encoder too
     c.ignore("encoder_attention_heads", "num_attention_heads", "num_key_value_heads")

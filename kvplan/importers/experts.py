@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from kvplan.importers.config import Config
+from collections.abc import Sequence
 
-__all__ = ["aliased", "routed", "sparse_layers"]
+from kvplan.importers.config import Config
+from kvplan.specs import MLP, Layer, Mixer
+
+__all__ = ["aliased", "routed", "sparse_layers", "stacked"]
 
 
 def aliased(c: Config, keys: str, default: int | None = None, *, least: int = 1) -> int:
@@ -30,7 +33,18 @@ def routed(
     return visited
 
 
-def sparse_layers(c: Config, layers: int, default: list[bool]) -> list[bool]:
-    """Which layers hold experts, from ``mlp_layer_types`` where the file has it, else ``default``."""
-    kinds = c.strings("mlp_layer_types", layers, ("sparse", "dense"))
+def sparse_layers(c: Config, layers: int, default: list[bool], *, longer: bool = False) -> list[bool]:
+    """Which layers hold experts, from ``mlp_layer_types`` where the file has it, else ``default``.
+
+    ``longer`` lists pass where a class lacks ``layer_types``: only beside those does transformers check their length.
+    """
+    kinds = c.strings("mlp_layer_types", layers, ("sparse", "dense"), longer=longer)
     return default if kinds is None else [kind == "sparse" for kind in kinds]
+
+
+def stacked(hidden: int, mixers: Sequence[Mixer], mlps: Sequence[MLP], norms: int = 2) -> tuple[Layer, ...]:
+    """Layers of one mixer and one MLP each, with ``norms`` norms around them; equal ones are built once."""
+    kinds = {
+        (mixer, mlp): Layer((mixer,), (mlp,), norms=norms * hidden) for mixer, mlp in zip(mixers, mlps, strict=True)
+    }
+    return tuple(kinds[pair] for pair in zip(mixers, mlps, strict=True))

@@ -18,8 +18,7 @@ def glm4_moe(c: Config) -> ModelSpec:
         hidden,
         heads=96,
         kv_heads=8,
-        # rounded down: the class's own default, 96 heads of 4096, leaves a rest
-        head_dim=hidden // c.int("num_attention_heads", 96) or None,
+        rounds=True,  # the class's own default, 96 heads of 4096, leaves a rest
         bias="qkv" if c.bool("attention_bias") else "",
         qk_norm="head" if c.bool("use_qk_norm") else "",
     )

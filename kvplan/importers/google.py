@@ -5,7 +5,9 @@ from __future__ import annotations
 from kvplan.importers import importer
 from kvplan.importers.config import Config
 from kvplan.importers.parts import decoder, grouped_attention, layer_windows, windowed
-from kvplan.specs import Attention, Dense, Layer, ModelSpec, MoE, Weight, replace, vector
+from kvplan.specs import Attention, Dense, Layer, ModelSpec, Weight, replace, vector
+
+__all__ = ["bias_of", "layer_input", "layer_inputs", "shared_kv", "with_towers"]
 
 # transformers nests the text model of an outer class here
 NESTED = "model.language_model.layers"
@@ -15,7 +17,7 @@ NESTED = "model.language_model.layers"
 def gemma(c: Config) -> ModelSpec:
     """Gemma 1: heads of 256 whatever hidden / heads is, tied logits (transformers models/gemma)."""
     layers, hidden = c.layers(default=28), c.int("hidden_size", 3072)
-    attention = grouped_attention(c, hidden, heads=16, kv_heads=16, head_dim=256, bias=_bias(c))
+    attention = grouped_attention(c, hidden, heads=16, kv_heads=16, head_dim=256, bias=bias_of(c))
     layer = Layer((attention,), (Dense(c.int("intermediate_size", 24576)),), norms=2 * hidden)
     return decoder(c, hidden, (layer,) * layers, vocab=256000, positions=8192, tied=True)
 
@@ -26,8 +28,17 @@ def gemma2(c: Config) -> ModelSpec:
     c.ignore("sliding_window_size")  # the original code's name beside sliding_window; the class never reads it
     layers, hidden = c.layers(default=26), c.int("hidden_size", 2304)
     windows = layer_windows(c, layers, _window(c, 4096), lambda i: i % 2 == 0)
-    attention = grouped_attention(c, hidden, heads=8, kv_heads=4, head_dim=256, bias=_bias(c))
-    return _sandwich(c, hidden, attention, windows, vocab=256000, positions=8192)
+    attention = grouped_attention(c, hidden, heads=8, kv_heads=4, head_dim=256, bias=bias_of(c))
+    return _stack(c, hidden, attention, windows, vocab=256000, positions=8192)
+
+
+@importer("vaultgemma")
+def vaultgemma(c: Config) -> ModelSpec:
+    """VaultGemma: Gemma 2 without the norms behind attention and MLP (transformers models/vaultgemma)."""
+    layers, hidden = c.layers(default=26), c.int("hidden_size", 2304)
+    windows = layer_windows(c, layers, _window(c, 4096), lambda i: i % 2 == 0)
+    attention = grouped_attention(c, hidden, heads=8, kv_heads=4, head_dim=256, bias=bias_of(c))
+    return _stack(c, hidden, attention, windows, norms=2, vocab=256000, positions=8192)
 
 
 @importer("gemma3_text")
@@ -38,15 +49,16 @@ def gemma3_text(c: Config) -> ModelSpec:
     if window is not None and c.bool("use_bidirectional_attention"):
         window = window // 2 + 1  # EmbeddingGemma: the class halves the window, which then reaches both ways
     every = c.int("sliding_window_pattern", 6)
+    c.ignore("_sliding_window_pattern")  # what transformers 5 writes for the same number; it reads layer_types back
     windows = layer_windows(c, layers, window, lambda i: (i + 1) % every != 0)
-    attention = grouped_attention(c, hidden, heads=8, kv_heads=4, head_dim=256, bias=_bias(c), qk_norm="head")
-    return _sandwich(c, hidden, attention, windows, vocab=262208, positions=131072)
+    attention = grouped_attention(c, hidden, heads=8, kv_heads=4, head_dim=256, bias=bias_of(c), qk_norm="head")
+    return _stack(c, hidden, attention, windows, vocab=262208, positions=131072)
 
 
 @importer("gemma3")
 def gemma3(c: Config) -> ModelSpec:
     """Gemma 3 with its vision tower; the outer tie_word_embeddings rules (transformers models/gemma3)."""
-    return _outer(c, gemma3_text(c.sub("text_config", {})))
+    return with_towers(c, gemma3_text(c.sub("text_config", {})))
 
 
 @importer("gemma3n_text")
@@ -57,8 +69,8 @@ def gemma3n_text(c: Config) -> ModelSpec:
     """
     layers, hidden = c.layers(default=35), c.int("hidden_size", 2048)
     windows = layer_windows(c, layers, c.int("sliding_window", 512), lambda i: (i + 1) % 5 != 0)
-    reads = _shared(c, windows, default=15)
-    attention = grouped_attention(c, hidden, heads=8, kv_heads=2, head_dim=256, bias=_bias(c), qk_norm="head")
+    reads = shared_kv(c, windows, default=15)
+    attention = grouped_attention(c, hidden, heads=8, kv_heads=2, head_dim=256, bias=bias_of(c), qk_norm="head")
     widths = c.get("intermediate_size")
     if isinstance(widths, list):
         widths = c.ints("intermediate_size", layers, least=1)
@@ -76,7 +88,7 @@ def gemma3n_text(c: Config) -> ModelSpec:
         Weight("laurel.linear_left", hidden, rank, shard="none"),
         Weight("laurel.linear_right", rank, hidden, shard="none"),
         vector("laurel.post_laurel_norm", hidden),
-        *_layer_input(hidden, width),
+        *layer_input(hidden, width),
     )
     stack = tuple(
         Layer(
@@ -90,7 +102,7 @@ def gemma3n_text(c: Config) -> ModelSpec:
         for i in range(layers)
     )
     outer = (
-        *_layer_inputs(c, hidden, width, layers),
+        *layer_inputs(c, hidden, width, layers),
         Weight("altup_projections", hidden, hidden, copies=streams - 1, shard="none"),
         Weight("altup_unembed_projections", hidden, hidden, copies=streams - 1, shard="none"),
     )
@@ -100,53 +112,11 @@ def gemma3n_text(c: Config) -> ModelSpec:
 @importer("gemma3n")
 def gemma3n(c: Config) -> ModelSpec:
     """Gemma 3n with its vision and audio towers (transformers models/gemma3n)."""
-    return _outer(c, gemma3n_text(c.sub("text_config", {})))
+    return with_towers(c, gemma3n_text(c.sub("text_config", {})))
 
 
-@importer("gemma4_text")
-def gemma4_text(c: Config) -> ModelSpec:
-    """Gemma 4's decoder: global layers with heads, and often KV heads, of their own (transformers models/gemma4).
-
-    With ``attention_k_eq_v`` a global layer makes values from the keys' projection and caches both. The last layer is
-    always global. Experts stand beside the dense MLP. Files that transformers 5 wrote say per_layer_config where older
-    ones say ``global_head_dim`` and ``num_global_key_value_heads``.
-    """
-    layers, hidden = c.layers(default=30), c.int("hidden_size", 2304)
-    window = c.int("sliding_window", 512)
-    if c.get("use_bidirectional_attention") == "all":
-        window = window // 2 + 1
-    windows = layer_windows(c, layers, window, lambda i: (i + 1) % 6 != 0)
-    windows[-1] = None
-    reads = _shared(c, windows, default=0)
-    local = grouped_attention(c, hidden, heads=8, kv_heads=4, head_dim=256, bias=_bias(c), qk_norm="head")
-    attentions = [
-        replace(attention, window=windows[i], reads=reads[i])
-        for i, attention in enumerate(_gemma4_heads(c, local, windows))
-    ]
-    width = c.int("hidden_size_per_layer_input", 256, least=0)
-    mlp = Dense(c.int("intermediate_size", 9216))
-    doubled = replace(mlp, width=2 * mlp.width) if c.bool("use_double_wide_mlp") else mlp
-    experts = _gemma4_experts(c, hidden)
-    stack = tuple(
-        Layer(
-            (attention,),
-            (mlp if attention.reads is None else doubled, *experts),
-            norms=(7 if experts else 4) * hidden,
-            extra=_layer_input(hidden, width),
-        )
-        for attention in attentions
-    )
-    extra = _layer_inputs(c, hidden, width, layers)
-    return decoder(c, hidden, stack, vocab=262144, positions=131072, tied=True, extra=extra)
-
-
-@importer("gemma4")
-def gemma4(c: Config) -> ModelSpec:
-    """Gemma 4 with its towers, those that the file configures; the class counts them (transformers models/gemma4)."""
-    return _outer(c, gemma4_text(c.sub("text_config", {})))
-
-
-def _bias(c: Config) -> str:
+def bias_of(c: Config) -> str:
+    """Which projections carry a bias: all or none."""
     return "qkvo" if c.bool("attention_bias") else ""
 
 
@@ -155,28 +125,36 @@ def _window(c: Config, default: int) -> int | None:
     return c.maybe_int("sliding_window") if "sliding_window" in c.raw else default
 
 
-def _outer(c: Config, text: ModelSpec) -> ModelSpec:
+def with_towers(c: Config, text: ModelSpec) -> ModelSpec:
+    """The decoder under its outer name, beside its towers; the outer tie_word_embeddings rules."""
     from kvplan.importers.towers import towers  # text-only files never need it
 
     return replace(
         text,
         model_type=str(c.raw.get("model_type", "")),
         tied=c.bool("tie_word_embeddings", True),
-        towers=towers(c, counted=True),
+        towers=towers(c, counted=True, hidden=text.hidden),
         prefix=NESTED,
     )
 
 
-def _sandwich(
-    c: Config, hidden: int, attention: Attention, windows: list[int | None], *, vocab: int, positions: int
+def _stack(
+    c: Config,
+    hidden: int,
+    attention: Attention,
+    windows: list[int | None],
+    *,
+    vocab: int,
+    positions: int,
+    norms: int = 4,
 ) -> ModelSpec:
-    # norms before and after both attention and MLP
+    # four norms: before and after both attention and MLP
     mlp = Dense(c.int("intermediate_size", 9216))
-    stack = tuple(Layer((windowed(attention, w),), (mlp,), norms=4 * hidden) for w in windows)
+    stack = tuple(Layer((windowed(attention, w),), (mlp,), norms=norms * hidden) for w in windows)
     return decoder(c, hidden, stack, vocab=vocab, positions=positions, tied=True)
 
 
-def _shared(c: Config, windows: list[int | None], *, default: int) -> list[int | None]:
+def shared_kv(c: Config, windows: list[int | None], *, default: int) -> list[int | None]:
     """Whose KV each layer reads: the last ``num_kv_shared_layers`` read the last owner of their own kind."""
     count = len(windows)
     shared = c.int("num_kv_shared_layers", default, least=0)
@@ -192,7 +170,8 @@ def _shared(c: Config, windows: list[int | None], *, default: int) -> list[int |
     return reads
 
 
-def _layer_input(hidden: int, width: int) -> tuple[Weight, ...]:
+def layer_input(hidden: int, width: int) -> tuple[Weight, ...]:
+    """What a layer holds to take its own embedding of the token; nothing where ``width`` is 0."""
     if not width:
         return ()
     return (
@@ -202,7 +181,8 @@ def _layer_input(hidden: int, width: int) -> tuple[Weight, ...]:
     )
 
 
-def _layer_inputs(c: Config, hidden: int, width: int, layers: int) -> tuple[Weight, ...]:
+def layer_inputs(c: Config, hidden: int, width: int, layers: int) -> tuple[Weight, ...]:
+    """The table of all layers' own embeddings and its projection; nothing where ``width`` is 0."""
     if not width:
         return ()
     vocab = c.int("vocab_size_per_layer_input", 262144)
@@ -211,38 +191,3 @@ def _layer_inputs(c: Config, hidden: int, width: int, layers: int) -> tuple[Weig
         Weight("per_layer_model_projection", hidden, layers * width, shard="none"),
         vector("per_layer_projection_norm", width),
     )
-
-
-def _gemma4_heads(c: Config, local: Attention, windows: list[int | None]) -> list[Attention]:
-    same = c.bool("attention_k_eq_v")
-    dim, kv_heads = c.int("global_head_dim", 512), c.int("num_global_key_value_heads", local.kv_heads)
-    if not same:
-        kv_heads = local.kv_heads  # the class reads the global KV heads only beside attention_k_eq_v
-    c.divides("num_global_key_value_heads", local.heads, kv_heads, "num_attention_heads")
-    wide = replace(local, kv_heads=kv_heads, key_dim=dim, value_dim=dim, value_is_key=same)
-    stated = c.get("per_layer_config")
-    if stated is None:
-        return [wide if window is None else local for window in windows]
-    if not isinstance(stated, dict) or not all(key.isdecimal() and int(key) < len(windows) for key in stated):
-        raise c.error("per_layer_config", stated, f"an object whose keys are layers, 0 to {len(windows) - 1}")
-    return [_overridden(c, local, stated, i, same and window is None) for i, window in enumerate(windows)]
-
-
-def _overridden(c: Config, local: Attention, stated: dict[str, object], layer: int, same: bool) -> Attention:
-    entry = Config(stated.get(str(layer), {}), c.where, f"{c.path}per_layer_config.{layer}.")
-    others = sorted(set(entry.raw) - {"head_dim", "num_key_value_heads"})
-    if others:
-        raise entry.error(others[0], entry.raw[others[0]], "head_dim or num_key_value_heads: others are not understood")
-    dim = entry.int("head_dim", local.key_dim)
-    kv_heads = entry.int("num_key_value_heads", local.kv_heads)
-    entry.divides("num_key_value_heads", local.heads, kv_heads, "num_attention_heads")
-    return replace(local, kv_heads=kv_heads, key_dim=dim, value_dim=dim, value_is_key=same)
-
-
-def _gemma4_experts(c: Config, hidden: int) -> tuple[MoE, ...]:
-    if not c.bool("enable_moe_block"):
-        return ()
-    experts = c.int("num_experts")
-    scales = (vector("router.scale", hidden), vector("router.per_expert_scale", experts))
-    active = c.int("top_k_experts", most=experts)
-    return (MoE(experts, active, c.int("moe_intermediate_size"), module="", router="router.proj", extra=scales),)

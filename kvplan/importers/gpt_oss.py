@@ -27,6 +27,8 @@ def gpt_oss(c: Config) -> ModelSpec:
         bias="qkvo" if c.bool("attention_bias", True) else "",
         extra=(vector("self_attn.sinks", heads),),
     )
+    if full.key_dim % 2:
+        raise c.error("head_dim", full.key_dim, "an even number: rotary positions turn pairs")
     experts = aliased(c, "num_local_experts num_experts", 128)
     mlp = MoE(
         experts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kvplan.importers import importer
 from kvplan.importers.config import LAYER_LIMIT, Config
+from kvplan.importers.granite_moe import granite_experts
 from kvplan.importers.parts import decoder, grouped_attention
 from kvplan.importers.recurrent import (
     gated_delta,
@@ -11,12 +12,13 @@ from kvplan.importers.recurrent import (
     layer_kinds,
     mamba1,
     mamba2,
+    short_conv,
     time_step_rank,
 )
-from kvplan.specs import Attention, Dense, Layer, ModelSpec, MoE, Recurrent, Weight, replace, vector
+from kvplan.specs import Attention, Dense, Layer, ModelSpec, MoE, Weight, replace, vector
 
 
-def _mamba_heads(c: Config, inner: int, default: int = 128) -> tuple[int, int]:
+def mamba_heads(c: Config, inner: int, default: int = 128) -> tuple[int, int]:
     """Heads and head dim of a Mamba 2 mixer under IBM's and TII's keys; "auto" divides what there is."""
     heads = c.int("mamba_n_heads", default)
     dim = c.divides("mamba_n_heads", inner, heads, "the inner width of Mamba")
@@ -34,7 +36,7 @@ def falcon_h1(c: Config) -> ModelSpec:
     layers, hidden = c.layers(default=32), c.int("hidden_size", 4096)
     expanded = c.int("mamba_expand", 2) * hidden
     inner = c.int("mamba_d_ssm", expanded if "mamba_d_ssm" in c.raw else 1024)
-    heads, dim = _mamba_heads(c, inner)
+    heads, dim = mamba_heads(c, inner)
     groups = c.int("mamba_n_groups", 1)
     c.divides("mamba_n_groups", heads, groups, "mamba_n_heads")
     mixer = mamba2(
@@ -45,12 +47,12 @@ def falcon_h1(c: Config) -> ModelSpec:
         c.int("mamba_d_state", 256),
         c.int("mamba_d_conv", 4),
         bias=c.bool("mamba_proj_bias"),
-        conv_bias=c.bool("mamba_conv_bias", True),
+        conv_bias=c.bool("mamba_conv_bias", "mamba_conv_bias" not in c.raw),  # null is false
         out_bias=c.bool("projectors_bias"),
         norm=c.bool("mamba_rms_norm"),
     )
     bias = "qkvo" if c.bool("attention_bias") else ""
-    attention = grouped_attention(c, hidden, heads=32, kv_heads=kv_heads_default(c, 8), bias=bias)
+    attention = grouped_attention(c, hidden, heads=32, kv_heads=kv_heads_default(c, 8), rounds=True, bias=bias)
     # switches and scales of the scan: nothing of them is kept
     c.ignore("mamba_norm_before_gate", "mamba_use_mlp", "ssm_multipliers", "ssm_in_multiplier", "ssm_out_multiplier")
     for key in ("layers_block_type", "layer_types"):  # every layer is hybrid; anything else is another model
@@ -77,8 +79,8 @@ def jamba(c: Config) -> ModelSpec:
         norms=True,
     )
     width = c.int("intermediate_size", 14336)
-    experts = c.int("num_experts", c.int("num_local_experts", 16), most=2**20)
-    active = c.int("num_experts_per_tok", 2, most=experts)
+    experts = c.int("num_experts", c.int("num_local_experts", 16, least=0), least=0, most=2**20)
+    active = c.int("num_experts_per_tok", 2, most=experts) if experts > 1 else 1  # one or none: the MLP is dense
     dense = Dense(width, module="feed_forward")
     sparse = MoE(experts, active, width, module="feed_forward", router="router")
 
@@ -110,7 +112,9 @@ def _shared_attention(c: Config, hidden: int, heads: int, kv_heads: int | None, 
     if width != 2 * hidden:
         raise c.error("attention_hidden_size", width, f"twice hidden_size ({2 * hidden})")
     dim = c.maybe_int("attention_head_dim") or c.maybe_int("head_dim")
-    dim = dim or c.divides("num_attention_heads", width, heads, "twice hidden_size")
+    dim = dim or width // heads  # rounded down, as the class does
+    if not dim:
+        raise c.error("num_attention_heads", heads, f"at most twice hidden_size ({width})")
     return Attention(heads, kv_heads, dim, dim, module=f"{module}.self_attn", tie=tie, input_hidden=width)
 
 
@@ -179,14 +183,6 @@ def zamba(c: Config) -> ModelSpec:
 
 # What the class builds when a 54-layer file lists no layers: hybrid at 6, 12 .. 42, 47 and 51.
 ZAMBA2_HYBRID = {*range(6, 43, 6), 47, 51}
-# Names in files of the authors' own fork, with the key that the class reads instead.
-ZAMBA2_OLD = {
-    "state_size": "mamba_d_state",
-    "conv_dimension": "mamba_d_conv",
-    "expansion_factor": "mamba_expand",
-    "ffn_hidden_size": "intermediate_size",
-    "lora_rank": "adapter_rank",
-}
 
 
 @importer("zamba2")
@@ -208,27 +204,23 @@ def zamba2(c: Config) -> ModelSpec:
     width = c.int("intermediate_size", 4 * hidden)
     rank, blocks = c.int("adapter_rank", 128), c.int("num_mem_blocks", 1, most=LAYER_LIMIT)
     adapters = c.bool("use_shared_attention_adapter")
-    expected = {
-        "mamba_d_state": state,
-        "mamba_d_conv": kernel,
-        "mamba_expand": inner // hidden,
-        "intermediate_size": width,
-        "adapter_rank": rank,
-    }
-    for old, new in ZAMBA2_OLD.items():
-        if c.maybe_int(old) not in (None, expected[new]):
-            raise c.error(old, c.get(old), f"{new} in the class's own name (it would build {expected[new]})")
-    notes: tuple[str, ...] = ()
-    if c.int("mamba_headdim", dim) != dim:
-        # the state is inner x d_state however the heads are cut; the parameters are those of the class's cut
-        notes = (f"mamba_headdim {c.get('mamba_headdim')} is not inner / n_mamba_heads; counted with {heads} heads",)
+    # names in files of the authors' own fork, which the class does not read: it has names of its own for them
+    c.overruled("state_size", state)
+    c.overruled("conv_dimension", kernel)
+    c.overruled("expansion_factor", inner // hidden)
+    c.overruled("ffn_hidden_size", width)
+    c.overruled("lora_rank", rank)
+    # the state is inner x d_state however the heads are cut; the parameters are those of the class's cut
+    c.overruled("mamba_headdim", dim)
     # unused by the class, or derived from the heads
     c.ignore("num_query_groups", "kv_channels", "chunk_size", "use_conv_bias", "sliding_window")
     default = ["hybrid" if i in ZAMBA2_HYBRID else "linear_attention" for i in range(54)]
     kinds = _zamba_kinds(c, layers, default)
     uses = [i for i, kind in enumerate(kinds) if kind == "hybrid"]
-    if c.ints("hybrid_layer_ids") not in (None, uses):
-        raise c.error("hybrid_layer_ids", c.get("hybrid_layer_ids"), f"the hybrid layers of layers_block_type ({uses})")
+    # each block holds adapters for its turns in this list, used or not: a file cut to fewer layers keeps the long one
+    slots = c.ints("hybrid_layer_ids") or uses
+    if slots[: len(uses)] != uses:
+        raise c.error("hybrid_layer_ids", slots, f"the hybrid layers of layers_block_type ({uses}) first")
 
     def low_rank(module: str, inputs: int, outputs: int) -> tuple[Weight, ...]:
         return (Weight(f"{module}.0", inputs, rank, shard="none"), Weight(f"{module}.1", rank, outputs))
@@ -256,6 +248,11 @@ def zamba2(c: Config) -> ModelSpec:
             + (biases if bias else ()),
         )
         extra = (Weight("linear", hidden, hidden), *_shared_norms(hidden, tie, module))
+        # an untied block is built anew for every use, each time with the adapters of all its turns
+        idle = len(slots[block::blocks]) - (len(uses[block::blocks]) if tie else 1)
+        if idle:
+            size = rank * (hidden + 2 * width) + (3 * rank * 4 * hidden if adapters else 0)
+            extra += (vector(f"{module}.idle_adapters", idle * size, tie=tie and f"{tie}.idle_adapters"),)
         return Layer((attention, mixer), (mlp,), norms=hidden, extra=extra)
 
     plain = Layer((mixer,), norms=hidden)
@@ -264,7 +261,7 @@ def zamba2(c: Config) -> ModelSpec:
     for turn, i in enumerate(uses):
         chosen[i] = shared[turn % blocks]
     positions = 16384 if c.bool("use_long_context") else 4096
-    spec = decoder(c, hidden, tuple(chosen), vocab=32000, positions=positions, tied=True, notes=notes)
+    spec = decoder(c, hidden, tuple(chosen), vocab=32000, positions=positions, tied=True)
     return replace(spec, max_context=16384) if c.bool("use_long_context") else spec
 
 
@@ -273,7 +270,7 @@ def granite_hybrid(c: Config) -> ModelSpec:
     """Granite 4: Mamba 2 or attention, then a shared MLP, mostly beside experts (models/granitemoehybrid)."""
     layers, hidden = c.layers(default=32), c.int("hidden_size", 4096)
     inner = c.int("mamba_expand", 2) * hidden
-    heads, dim = _mamba_heads(c, inner)
+    heads, dim = mamba_heads(c, inner)
     groups = c.int("mamba_n_groups", 1)
     c.divides("mamba_n_groups", heads, groups, "mamba_n_heads")
     mixer = mamba2(
@@ -284,18 +281,12 @@ def granite_hybrid(c: Config) -> ModelSpec:
         c.int("mamba_d_state", 256),
         c.int("mamba_d_conv", 4),
         bias=c.bool("mamba_proj_bias"),
-        conv_bias=c.bool("mamba_conv_bias", True),
+        conv_bias=c.bool("mamba_conv_bias", "mamba_conv_bias" not in c.raw),  # null is false
     )
-    attention = grouped_attention(c, hidden, heads=32, bias="qkvo" if c.bool("attention_bias") else "")
-    shared = c.int("shared_intermediate_size", 1024)
-    mlps: tuple[Dense | MoE, ...] = (
-        Dense(shared, module="shared_mlp", names="input_linear input_linear output_linear"),
-    )
+    bias = "qkvo" if c.bool("attention_bias") else ""
+    attention = grouped_attention(c, hidden, heads=32, rounds=True, bias=bias)
     experts = c.int("num_local_experts", 8, least=0, most=2**20)
-    width = c.int("intermediate_size", 11008)
-    if experts:
-        active = c.int("num_experts_per_tok", 2, most=experts)
-        mlps = (MoE(experts, active, width, module="block_sparse_moe", router="router"), *mlps)
+    mlps = granite_experts(c, experts, c.int("shared_intermediate_size", 1024))
     layer = {
         "linear_attention": Layer((mixer,), mlps, norms=2 * hidden),
         "full_attention": Layer((attention,), mlps, norms=2 * hidden),
@@ -355,9 +346,8 @@ def nemotron_h(c: Config) -> ModelSpec:
         module="mixer",
     )
     # the class has no bias in attention, whatever attention_bias says
-    # the first Nemotron-H files name it attention_head_dim, as the authors' own code reads it
-    dim = c.maybe_int("attention_head_dim") or 128
-    attention = grouped_attention(c, hidden, heads=32, kv_heads=kv_heads_default(c, 8), head_dim=dim, module="mixer")
+    attention = grouped_attention(c, hidden, heads=32, kv_heads=kv_heads_default(c, 8), head_dim=128, module="mixer")
+    c.overruled("attention_head_dim", attention.key_dim)  # the authors' own name, in the first Nemotron-H files
     mlp_bias = c.bool("mlp_bias")
     biases = "ud" if mlp_bias else ""
     mlp = Dense(c.int("intermediate_size", 21504), gated=False, bias=biases, module="mixer")
@@ -374,7 +364,8 @@ def nemotron_h(c: Config) -> ModelSpec:
         experts,
         active,
         c.int("moe_intermediate_size", 7688),
-        shared_width=c.int("moe_shared_expert_intermediate_size", 7688),
+        # without a width of their own the class gives them the plain MLP's
+        shared_width=c.int("moe_shared_expert_intermediate_size", 7688, least=0) or mlp.width,
         gated=False,
         shared_bias=biases,
         module="mixer",
@@ -399,7 +390,8 @@ def nemotron_h(c: Config) -> ModelSpec:
 def olmo_hybrid(c: Config) -> ModelSpec:
     """OLMo Hybrid: the gated delta rule, full attention every fourth layer (transformers models/olmo_hybrid)."""
     layers, hidden = c.layers(default=32), c.int("hidden_size", 3840)
-    attention = grouped_attention(c, hidden, heads=30, bias="qkvo" if c.bool("attention_bias") else "", qk_norm="all")
+    bias = "qkvo" if c.bool("attention_bias") else ""
+    attention = grouped_attention(c, hidden, heads=30, rounds=True, bias=bias, qk_norm="all")
     key_heads = c.int("linear_num_key_heads", attention.heads)
     value_heads = c.int("linear_num_value_heads", attention.heads)
     c.divides("linear_num_key_heads", value_heads, key_heads, "linear_num_value_heads")
@@ -442,20 +434,9 @@ def lfm2(c: Config) -> ModelSpec:
     """
     layers, hidden = c.layers(default=32), c.int("hidden_size", 2560)
     attention = grouped_attention(
-        c, hidden, heads=32, kv_heads=8, qk_norm="head", names="q_proj k_proj v_proj out_proj"
+        c, hidden, heads=32, kv_heads=8, rounds=True, qk_norm="head", names="q_proj k_proj v_proj out_proj"
     )
-    kernel, bias = c.int("conv_L_cache", 3), c.bool("conv_bias")
-    conv = Recurrent(
-        "short_conv",
-        (
-            Weight("conv.conv", kernel, hidden, bias, kind="conv"),
-            Weight("conv.in_proj", hidden, 3 * hidden, bias),
-            Weight("conv.out_proj", hidden, hidden, bias),
-        ),
-        conv=((hidden, kernel),),
-        mix_flops=2 * hidden,  # two gates, one multiplication per channel each
-        conv_heads=hidden,
-    )
+    conv = short_conv(hidden, c.int("conv_L_cache", 3), c.bool("conv_bias"))
     width = c.int("block_ff_dim", c.int("intermediate_size", 12288))
     if c.bool("block_auto_adjust_ff_dim", True):
         multiple = c.int("block_multiple_of", 256)
@@ -470,7 +451,7 @@ def lfm2(c: Config) -> ModelSpec:
     }
     kinds = layer_kinds(c, "layer_types", layers, tuple(layer))
     if kinds is None:
-        listed = c.ints("full_attn_idxs", most=layers - 1)
+        listed = c.ints("full_attn_idxs", most=LAYER_LIMIT)
         full = range(layers) if listed is None else set(listed)
         kinds = ["full_attention" if i in full else "conv" for i in range(layers)]
     c.ignore("full_attn_idxs", "conv_dim")  # the list wins; conv_dim is not read by the class, which uses hidden_size

@@ -1,4 +1,4 @@
-"""EXAONE: the third generation from its authors' code, the fourth from transformers."""
+"""EXAONE: the third generation from its authors' code, the fourth and K-EXAONE from transformers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from kvplan.importers import importer
 from kvplan.importers.config import Config
+from kvplan.importers.experts import routed, sparse_layers, stacked
 from kvplan.importers.parts import decoder, grouped_attention, layer_windows, windowed
-from kvplan.specs import Dense, Layer, ModelSpec
+from kvplan.specs import MLP, Dense, Layer, ModelSpec, MoE
 
 
 @importer("exaone")
@@ -35,6 +36,24 @@ def exaone4(c: Config) -> ModelSpec:
     attention = grouped_attention(c, hidden, heads=32, kv_heads=32, qk_norm="head")
     mlp = Dense(c.int("intermediate_size", 16384))
     stack = tuple(Layer((windowed(attention, w),), (mlp,), norms=2 * hidden) for w in windows)
+    return decoder(c, hidden, stack, vocab=102400, positions=2048)
+
+
+@importer("exaone_moe")
+def exaone_moe(c: Config) -> ModelSpec:
+    """K-EXAONE: EXAONE 4's attention, experts and a shared one behind dense layers (transformers models/exaone_moe)."""
+    layers, hidden = c.layers(default=32), c.int("hidden_size", 4096)
+    window = c.int("sliding_window", 4096)
+    windows = layer_windows(c, layers, window, _pattern(c, window))
+    attention = grouped_attention(c, hidden, heads=32, kv_heads=32, rounds=True, qk_norm="head")
+    experts, width = c.int("num_experts", 64), c.int("moe_intermediate_size", 1024)
+    shared = width * c.int("num_shared_experts", 1, least=0)
+    moe = MoE(experts, routed(c, experts, default=8), width, shared_width=shared)
+    dense = Dense(c.int("intermediate_size", 16384))
+    first = c.int("first_k_dense_replace", 1, least=0)
+    sparse = sparse_layers(c, layers, [i >= first for i in range(layers)])
+    mlps: list[MLP] = [moe if is_sparse else dense for is_sparse in sparse]
+    stack = stacked(hidden, [windowed(attention, w) for w in windows], mlps)
     return decoder(c, hidden, stack, vocab=102400, positions=2048)
 
 

@@ -9,8 +9,10 @@ from kvplan.importers.recurrent import ONE, gated_delta, kv_heads_default, layer
 from kvplan.importers.towers import towers
 from kvplan.specs import MLP, Attention, Dense, Latent, Layer, ModelSpec, MoE, Part, Recurrent, Weight, replace
 
+__all__ = ["gated_attention", "qwen_delta", "qwen_moe"]
 
-def _gated_attention(c: Config, hidden: int, heads: int, kv_heads: int) -> Attention:
+
+def gated_attention(c: Config, hidden: int, heads: int, kv_heads: int) -> Attention:
     """Qwen's attention: q_proj is twice as wide, its second half gates the output."""
     biased = c.bool("attention_bias")
     attention = grouped_attention(
@@ -20,7 +22,7 @@ def _gated_attention(c: Config, hidden: int, heads: int, kv_heads: int) -> Atten
     return replace(attention, extra=(gate,))
 
 
-def _qwen_delta(c: Config, hidden: int, *, fused: bool) -> Recurrent:
+def qwen_delta(c: Config, hidden: int, *, fused: bool) -> Recurrent:
     """Qwen's gated delta rule; Qwen3-Next cuts its input projections in two, Qwen3.5 in four."""
     key_heads, value_heads = c.int("linear_num_key_heads", 16), c.int("linear_num_value_heads", 32)
     c.divides("linear_num_key_heads", value_heads, key_heads, "linear_num_value_heads")
@@ -57,13 +59,14 @@ def _qwen_kinds(c: Config, layers: int) -> list[str]:
     return kinds or ["linear_attention" if (i + 1) % interval else "full_attention" for i in range(layers)]
 
 
-def _qwen_moe(c: Config, experts: int, active: int, width: int) -> MoE:
+def qwen_moe(c: Config, experts: int, active: int, width: int) -> MoE:
+    """Qwen's experts with a gated shared one; the numbers are the class's defaults."""
     experts = c.int("num_experts", experts, most=2**20)
     return MoE(
         experts,
         c.int("num_experts_per_tok", active, most=experts),
         c.int("moe_intermediate_size", width),
-        shared_width=c.int("shared_expert_intermediate_size", width),
+        shared_width=c.int("shared_expert_intermediate_size", width, least=0),
         shared_gate=True,
         shared_module="shared_expert",
     )
@@ -82,13 +85,13 @@ def qwen3_next(c: Config) -> ModelSpec:
     layers, hidden = c.layers(default=48), c.int("hidden_size", 2048)
     dense = Dense(c.int("intermediate_size", 5632))
     step, only = c.int("decoder_sparse_step", 1), set(c.ints("mlp_only_layers") or ())
-    sparse = _qwen_moe(c, 512, 10, 512) if c.int("num_experts", 512, least=0) else None
+    sparse = qwen_moe(c, 512, 10, 512) if c.int("num_experts", 512, least=0) else None
     mlps: list[MLP] = [
         sparse if sparse is not None and i not in only and (i + 1) % step == 0 else dense for i in range(layers)
     ]
     mixers: dict[str, Attention | Recurrent] = {
-        "linear_attention": _qwen_delta(c, hidden, fused=True),
-        "full_attention": _gated_attention(c, hidden, 16, 2),
+        "linear_attention": qwen_delta(c, hidden, fused=True),
+        "full_attention": gated_attention(c, hidden, 16, 2),
     }
     return _qwen(c, hidden, mixers, mlps, 151936)
 
@@ -98,8 +101,8 @@ def qwen3_5_text(c: Config) -> ModelSpec:
     """Qwen3.5 and 3.6, dense: the gated delta rule, gated attention every fourth layer (models/qwen3_5)."""
     layers, hidden = c.layers(default=32), c.int("hidden_size", 4096)
     mixers: dict[str, Attention | Recurrent] = {
-        "linear_attention": _qwen_delta(c, hidden, fused=False),
-        "full_attention": _gated_attention(c, hidden, 16, 4),
+        "linear_attention": qwen_delta(c, hidden, fused=False),
+        "full_attention": gated_attention(c, hidden, 16, 4),
     }
     mlps: list[MLP] = [Dense(c.int("intermediate_size", 12288))] * layers
     return _qwen(c, hidden, mixers, mlps, 248320)
@@ -110,10 +113,10 @@ def qwen3_5_moe_text(c: Config) -> ModelSpec:
     """Qwen3.5 and 3.6 with experts in every layer (transformers models/qwen3_5_moe)."""
     layers, hidden = c.layers(default=40), c.int("hidden_size", 2048)
     mixers: dict[str, Attention | Recurrent] = {
-        "linear_attention": _qwen_delta(c, hidden, fused=False),
-        "full_attention": _gated_attention(c, hidden, 16, 2),
+        "linear_attention": qwen_delta(c, hidden, fused=False),
+        "full_attention": gated_attention(c, hidden, 16, 2),
     }
-    mlps: list[MLP] = [_qwen_moe(c, 256, 8, 512)] * layers
+    mlps: list[MLP] = [qwen_moe(c, 256, 8, 512)] * layers
     return _qwen(c, hidden, mixers, mlps, 248320)
 
 
@@ -176,9 +179,7 @@ def kimi_linear(c: Config) -> ModelSpec:
         value_dim=c.int("v_head_dim", 128),
         bias="ao" if c.bool("attention_bias") else "",
     )
-    kv_heads = c.int("num_key_value_heads", 32 if "num_key_value_heads" not in c.raw else latent.heads)
-    c.divides("num_key_value_heads", latent.heads, kv_heads, "num_attention_heads")  # latent attention has none
-    c.ignore("head_dim", "qk_head_dim")
+    c.ignore("num_key_value_heads", "head_dim", "qk_head_dim")  # latent attention has one latent for all heads
     kinds = layer_kinds(c, "layer_types", layers, ("linear_attention", "full_attention"))
     full = nested.ints("full_attn_layers", least=1, most=layers)
     linear = nested.ints("kda_layers", least=1, most=layers)

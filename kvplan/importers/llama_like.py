@@ -25,7 +25,7 @@ def helium(c: Config) -> ModelSpec:
 def granite(c: Config) -> ModelSpec:
     """Granite 3: Llama's layer with four constant multipliers (transformers models/granite)."""
     layers, hidden = c.layers(default=32), c.int("hidden_size", 4096)
-    attention = grouped_attention(c, hidden, heads=32, bias="qkvo" if c.bool("attention_bias") else "")
+    attention = grouped_attention(c, hidden, heads=32, rounds=True, bias="qkvo" if c.bool("attention_bias") else "")
     mlp = Dense(c.int("intermediate_size", 11008), bias="ud" if c.bool("mlp_bias") else "")
     layer = Layer((attention,), (mlp,), norms=2 * hidden)
     return decoder(c, hidden, (layer,) * layers, vocab=32000, positions=2048)
@@ -37,7 +37,7 @@ def smollm3(c: Config) -> ModelSpec:
     layers, hidden = c.layers(default=36), c.int("hidden_size", 2048)
     attention = grouped_attention(c, hidden, heads=16, kv_heads=4, bias="qkvo" if c.bool("attention_bias") else "")
     every = c.int("no_rope_layer_interval", 4)
-    rotary = c.ints("no_rope_layers", layers) or [int((i + 1) % every != 0) for i in range(layers)]
+    rotary = c.ints("no_rope_layers", layers, longer=True) or [int((i + 1) % every != 0) for i in range(layers)]
     window, used = c.maybe_int("sliding_window"), c.bool("use_sliding_window")
     windows = layer_windows(c, layers, window, lambda i: used and window is not None and not rotary[i])
     mlp = Dense(c.int("intermediate_size", 11008), bias="ud" if c.bool("mlp_bias") else "")

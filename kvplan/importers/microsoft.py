@@ -1,12 +1,13 @@
-"""Microsoft: Phi 1 to 4 and BitNet."""
+"""Microsoft: Phi 1 to 4, Phi-3.5-MoE and BitNet."""
 
 from __future__ import annotations
 
 from kvplan.importers import importer
 from kvplan.importers.aliases import agree, either
 from kvplan.importers.config import Config
+from kvplan.importers.experts import routed
 from kvplan.importers.parts import decoder, grouped_attention
-from kvplan.specs import Attention, Dense, Layer, ModelSpec, replace, vector
+from kvplan.specs import Attention, Dense, Layer, ModelSpec, MoE, replace, vector
 
 
 @importer("phi")
@@ -113,6 +114,36 @@ def phi3small(c: Config) -> ModelSpec:
         " every token but read fewer, so that their traffic and causal FLOPs here are upper bounds"
     )
     return replace(spec, notes=(note,) if sparse else ())
+
+
+@importer("phimoe")
+def phimoe(c: Config) -> ModelSpec:
+    """Phi-3.5-MoE: LayerNorms, experts in every layer, one window for all (transformers models/phimoe).
+
+    ``sliding_window`` null is full; the published 131,072 binds nothing before it is reached.
+    """
+    hidden, layers = c.int("hidden_size", 4096), c.layers(default=32)
+    attention = grouped_attention(
+        c,
+        hidden,
+        heads=32,
+        kv_heads=8,
+        head_dim=hidden // c.int("num_attention_heads", 32) or None,  # the class rounds down
+        bias="qkvo" if c.bool("attention_bias") else "",
+        window=c.maybe_int("sliding_window"),
+    )
+    experts = c.int("num_local_experts", 16)
+    moe = MoE(experts, routed(c, experts, default=2), c.int("intermediate_size", 6400), router="router")
+    layer = Layer((attention,), (moe,), norms=4 * hidden)
+    return decoder(
+        c,
+        hidden,
+        (layer,) * layers,
+        vocab=32064,
+        positions=131072,
+        final_norm=2 * hidden,
+        head_bias=c.bool("lm_head_bias"),
+    )
 
 
 @importer("bitnet")

@@ -24,10 +24,10 @@ def minimax_m3(c: Config) -> ModelSpec:
         experts,
         c.int("num_experts_per_tok", 4, most=experts),
         c.int("intermediate_size", 3072),
-        shared_width=c.int("shared_intermediate_size", 3072),
+        shared_width=c.int("shared_intermediate_size", 3072, least=0),
         module="block_sparse_moe",
     )
-    dense = Dense(c.int("dense_intermediate_size", 12288))
+    dense = Dense(c.int("dense_intermediate_size", 12288, least=0))
     sparse = _mlp_kinds(c, layers)
     attention = {True: replace(bare, indexer=index), False: bare}
     built = {

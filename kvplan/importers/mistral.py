@@ -10,9 +10,9 @@ from kvplan.importers.parts import decoder, grouped_attention, layer_windows, wi
 from kvplan.specs import Attention, Dense, Layer, ModelSpec
 
 
-@importer("mistral")
+@importer("mistral", "ministral")
 def mistral(c: Config) -> ModelSpec:
-    """Mistral 7B to Large: grouped queries, no biases, window 4096 by default (transformers models/mistral).
+    """Mistral 7B to Large, Ministral 8B: grouped queries, no biases, window 4096 by default (models/mistral, ministral).
 
     A file without ``sliding_window`` gets the class's 4096; null means none, as Mistral 7B v0.2 and later say.
     """

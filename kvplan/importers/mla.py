@@ -10,7 +10,7 @@ from kvplan.specs import MLP, Dense, Indexer, Latent, Layer, ModelSpec, MoE, Wei
 __all__ = ["DSA_EXPERTS", "latent", "lightning_indexer", "mlp_kinds", "routed", "stack"]
 
 # V3.2 and GLM-5 take a plain num_experts over their own name.
-DSA_EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts")
+DSA_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def latent(
@@ -69,12 +69,12 @@ def routed(
     width: int,
     shared: int,
     bias: str = "",
-    names: tuple[str, ...] = ("n_routed_experts", "num_local_experts"),
+    names: tuple[str, ...] = ("num_local_experts", "n_routed_experts"),
 ) -> MoE:
     """Routed and shared experts as DeepSeek writes them: ``n_routed_experts``, and ``n_shared_experts`` that all visit.
 
-    ``names`` are the keys under which the class takes the number of experts, the first that is there wins. The
-    router's correction bias is a buffer in these classes and no parameter.
+    ``names`` are the keys under which the class takes the number of experts, the first that is there wins (aliases
+    overwrite what a class calls it itself). The router's correction bias is a buffer in these classes and no parameter.
     """
     count = next((n for n in (c.maybe_int(name) for name in names) if n), experts)
     one = c.int("moe_intermediate_size", width)
@@ -90,9 +90,10 @@ def routed(
 def mlp_kinds(c: Config, layers: int, dense: int | None) -> list[bool]:
     """Which layers are sparse: ``mlp_layer_types``, else all but the first ``first_k_dense_replace``.
 
-    ``dense`` is that key's default; None: the class has no such key and makes one layer dense.
+    ``dense`` is that key's default; None: the class has no such key, makes one layer dense, and cuts
+    longer lists.
     """
-    kinds = c.strings("mlp_layer_types", layers, ("dense", "sparse"))
+    kinds = c.strings("mlp_layer_types", layers, ("dense", "sparse"), longer=dense is None)
     if kinds is not None:
         return [kind == "sparse" for kind in kinds]
     first = 1 if dense is None else c.int("first_k_dense_replace", dense, least=0)
@@ -116,6 +117,15 @@ def minicpm3(c: Config) -> ModelSpec:
     mlp = Dense(c.int("intermediate_size", 6400), bias="ud" if c.bool("mlp_bias") else "")
     layer = Layer((mixer,), (mlp,), norms=2 * hidden)
     return decoder(c, hidden, (layer,) * layers, vocab=73448, positions=32768, tied=True)
+
+
+@importer("youtu")
+def youtu(c: Config) -> ModelSpec:
+    """Youtu-LLM: a dense decoder with DeepSeek-V3's MLA, its embedding tied (transformers models/youtu)."""
+    layers, hidden = c.layers(default=32), c.int("hidden_size", 2048)
+    mixer = latent(c, hidden, heads=16, q_rank=1536, kv_rank=512, nope=128, rope=64, value=128)
+    layer = Layer((mixer,), (Dense(c.int("intermediate_size", 6144)),), norms=2 * hidden)
+    return decoder(c, hidden, (layer,) * layers, vocab=128256, positions=131072, tied=True)
 
 
 @importer("glm4_moe_lite")
@@ -176,16 +186,16 @@ def glm_moe_dsa(c: Config) -> ModelSpec:
 def _indexer_types(c: Config, layers: int) -> list[str]:
     """``full`` or ``shared`` per layer: the list, else the pattern, else one full layer every ``index_topk_freq``."""
     letters = {"F": "full", "S": "shared"}
-    kinds = c.strings("indexer_types", layers, letters.values())
+    kinds = c.strings("indexer_types", layers, letters.values(), longer=True)
     pattern = c.get("index_topk_pattern")
     every = max(c.int("index_topk_freq", 1, least=0), 1)
     offset = c.int("index_skip_topk_offset", 2, least=0)
     if kinds is None and isinstance(pattern, str):
-        if len(pattern) != layers or set(pattern) - set(letters):
+        if len(pattern) < layers or set(pattern) - set(letters):
             raise c.error("index_topk_pattern", pattern[:80], f"{layers} letters F (full) or S (shared)")
-        kinds = [letters[letter] for letter in pattern]
+        kinds = [letters[letter] for letter in pattern[:layers]]
     elif kinds is None and pattern is not None:
-        kinds = c.strings("index_topk_pattern", layers, letters.values())
+        kinds = c.strings("index_topk_pattern", layers, letters.values(), longer=True)
     if kinds is None:
         kinds = ["shared" if max(i - offset + 1, 0) % every else "full" for i in range(layers)]
     if kinds[0] == "shared":

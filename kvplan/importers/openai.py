@@ -12,9 +12,9 @@ FUSED = "c_attn c_attn c_attn c_proj"
 CROSS = "q_attn c_attn c_attn c_proj"
 
 
-@importer("gpt2")
+@importer("gpt2", "gpt-sw3")
 def gpt2(c: Config) -> ModelSpec:
-    """GPT-2 and Cerebras-GPT: LayerNorm, biases everywhere, a learned table of positions (transformers models/gpt2)."""
+    """GPT-2, Cerebras-GPT, GPT-SW3: LayerNorm, biases everywhere, a learned table of positions (transformers models/gpt2)."""
     hidden = c.int(either(c, "n_embd", "hidden_size"), 768)
     attention = equal_heads(
         c, hidden, either(c, "n_head", "num_attention_heads"), 12, bias="qkvo", module="attn", names=FUSED

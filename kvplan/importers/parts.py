@@ -18,19 +18,22 @@ def grouped_attention(
     heads: int | None = None,
     kv_heads: int | None = None,
     head_dim: int | None = None,
+    rounds: bool = False,
     **facts: Any,
 ) -> Attention:
     """Attention from the usual keys; the keywords are the class's own defaults for keys that the file omits.
 
-    ``num_key_value_heads`` defaults to the number of heads, ``head_dim`` to hidden / heads. Query heads must be a
-    multiple of KV heads.
+    ``num_key_value_heads`` defaults to the number of heads, ``head_dim`` to hidden / heads; ``rounds``: the class
+    rounds that down and runs. Query heads must be a multiple of KV heads.
     """
     n = c.int("num_attention_heads", heads)
     # the classes read an explicit null as "as many as heads", even where a missing key means fewer
     null = "num_key_value_heads" in c.raw and c.raw["num_key_value_heads"] is None
     kv = n if null else c.int("num_key_value_heads", kv_heads or n)
     c.divides("num_key_value_heads", n, kv, "num_attention_heads")
-    dim = c.maybe_int("head_dim") or head_dim or c.divides("num_attention_heads", hidden, n, "hidden_size")
+    # rotary positions turn pairs: of one element the classes make two
+    dim = c.maybe_int("head_dim", least=2) or head_dim or (hidden // n if rounds else 0)
+    dim = dim or c.divides("num_attention_heads", hidden, n, "hidden_size")
     return Attention(n, kv, dim, dim, **facts)
 
 

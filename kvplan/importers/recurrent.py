@@ -19,6 +19,7 @@ __all__ = [
     "mamba1",
     "mamba2",
     "parameters",
+    "short_conv",
     "time_step_rank",
 ]
 
@@ -168,4 +169,19 @@ def gated_delta(
         state=(Part("recurrent", value_heads, key_dim * value_dim, "fp32", ONE),),
         mix_flops=DELTA_FLOPS * value_heads * key_dim * value_dim,
         conv_heads=key_heads,
+    )
+
+
+def short_conv(hidden: int, kernel: int, bias: bool) -> Recurrent:
+    """Liquid's gated short convolution: nothing of a sequence stays but the last columns."""
+    return Recurrent(
+        "short_conv",
+        (
+            Weight("conv.conv", kernel, hidden, bias, kind="conv"),
+            Weight("conv.in_proj", hidden, 3 * hidden, bias),
+            Weight("conv.out_proj", hidden, hidden, bias),
+        ),
+        conv=((hidden, kernel),),
+        mix_flops=2 * hidden,  # two gates, one multiplication per channel each
+        conv_heads=hidden,
     )

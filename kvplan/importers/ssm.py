@@ -58,9 +58,13 @@ def mamba_2(c: Config) -> ModelSpec:
 def xlstm(c: Config) -> ModelSpec:
     """The xLSTM (transformers models/xlstm): per head a matrix C (key x value), a vector n and a stabiliser m.
 
-    The class keeps all three in the dtype of the activations (``inference_state_dtype`` is the kernel's own).
+    The class keeps all three in the dtype of the activations (``inference_state_dtype`` is the kernel's own). It builds
+    ``num_blocks`` blocks and allocates states for ``num_hidden_layers``.
     """
-    layers = c.layers("num_blocks", c.layers(default=32))
+    held = c.layers("num_hidden_layers", c.layers("num_blocks", 32) if "num_hidden_layers" in c.raw else 32)
+    layers = c.layers("num_blocks", held)
+    if layers > held:
+        raise c.error("num_hidden_layers", held, f"num_blocks ({layers}) or more: each block has a state")
     hidden = c.int("hidden_size", c.maybe_int("embedding_dim") or 4096)
     if c.int("embedding_dim", hidden) != hidden:
         raise c.error("embedding_dim", c.get("embedding_dim"), f"equal to hidden_size ({hidden})")
@@ -98,7 +102,10 @@ def xlstm(c: Config) -> ModelSpec:
     )
     mlp = Dense(inner, bias="ud" if bias else "", module="ffn", names="proj_up_gate proj_up proj_down")
     layer = Layer((mixer,), (mlp,), norms=2 * norms * hidden)
-    spec = decoder(c, hidden, (layer,) * layers, vocab=50304, prefix="backbone.blocks")
+    # states of layers that are not there: only the class's cache holds them
+    idle = replace(mixer, weights=(), state=(), mix_flops=0, transformers_parts=mixer.state)
+    chosen = (layer,) * layers + (Layer((idle,)),) * (held - layers)
+    spec = decoder(c, hidden, chosen, vocab=50304, prefix="backbone.blocks")
     return replace(spec, tied=False)  # the class never ties
 
 
@@ -218,7 +225,9 @@ def recurrent_gemma(c: Config) -> ModelSpec:
     """
     layers, hidden = c.layers(default=26), c.int("hidden_size", 2560)
     heads = c.int("num_attention_heads", 10)
-    window = c.maybe_int("attention_window_size") or c.int("sliding_window", 2048)
+    # the second name is another of the same, and the class lets it win
+    window = c.maybe_int("sliding_window") or c.int("attention_window_size", 2048)
+    c.ignore("attention_window_size")
     bias = "qkvo" if c.bool("attention_bias") else "o"
     attention = grouped_attention(c, hidden, heads=heads, bias=bias, window=window, module="temporal_block")
     inner = c.int("lru_width", hidden)
@@ -249,7 +258,7 @@ def recurrent_gemma(c: Config) -> ModelSpec:
     if published not in (None, [], pattern):
         raise c.error("_block_types", published, f"equal to block_types ({pattern})")
     both = c.int("intermediate_size", 7680)
-    mlp = Dense(c.divides("intermediate_size", both, 2, "gate and up"), bias="ud", module="mlp_block")
+    mlp = Dense(both // 2, bias="ud", module="mlp_block")
     kinds = {
         "recurrent": Layer((rglru,), (mlp,), norms=2 * hidden),
         "attention": Layer((attention,), (mlp,), norms=2 * hidden),

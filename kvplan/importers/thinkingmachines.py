@@ -8,29 +8,46 @@ from kvplan.importers.experts import aliased, routed, sparse_layers
 from kvplan.importers.parts import decoder
 from kvplan.specs import Attention, Dense, Growth, Layer, ModelSpec, MoE, Part, Recurrent, Weight, replace, vector
 
+__all__ = ["KINDS", "convolutions"]
+
 KINDS = ("hybrid", "hybrid_sliding")
 
 
-def _convolutions(hidden: int, attention: Attention, kernel: int, relative_flops: int) -> Recurrent:
+def convolutions(
+    hidden: int,
+    attention: Attention,
+    kernel: int,
+    relative_flops: int,
+    *,
+    dynamic: bool = False,
+    behind: tuple[str, ...] = ("attn_sconv", "mlp_sconv"),
+) -> Recurrent:
     """The four short convolutions of a layer: on keys, on values, after attention and after the MLP.
 
     The class computes them in fp32 and keeps their inputs so; those inputs are bf16 numbers, which is all that the
-    method needs to keep.
+    method needs to keep. ``dynamic``: to the taps of keys and values every token adds some of its own per KV head.
     """
+    heads = attention.kv_heads
     channels = {
-        "self_attn.k_sconv": attention.kv_heads * attention.key_dim,
-        "self_attn.v_sconv": attention.kv_heads * attention.value_dim,
-        "attn_sconv": hidden,
-        "mlp_sconv": hidden,
+        "self_attn.k_sconv": heads * attention.key_dim,
+        "self_attn.v_sconv": heads * attention.value_dim,
     }
+    weights: tuple[Weight, ...] = ()
+    for name, width in channels.items():
+        static = f"{name}.static_weight" if dynamic else f"{name}.conv1d"
+        weights += (Weight(static, width, kernel, kind="conv"),)
+        if dynamic:
+            weights += (Weight(f"{name}.weight_proj", hidden, heads * kernel),)
+    channels |= dict.fromkeys(behind, hidden)
+    weights += tuple(Weight(f"{name}.conv1d", hidden, kernel, kind="conv") for name in behind)
     one = Growth("constant", 1)
     kept = tuple(Part(f"conv{i or ''}", width, kernel, "fp32", one) for i, width in enumerate(channels.values()))
     return Recurrent(
         "conv",
-        tuple(Weight(f"{name}.conv1d", width, kernel, kind="conv") for name, width in channels.items()),
+        weights,
         conv=tuple((width, kernel) for width in channels.values()),
         mix_flops=relative_flops,
-        conv_heads=attention.kv_heads,
+        conv_heads=heads,
         transformers_parts=kept,
     )
 
@@ -54,7 +71,7 @@ def _mixers(c: Config, hidden: int) -> dict[str, tuple[Attention, Recurrent]]:
             vector("self_attn.rel_logits_proj", relative * extent),
         )
         attention = Attention(heads, kv_heads, dim, dim, window=limit, qk_norm="head", extra=extra)
-        made[kind] = attention, _convolutions(hidden, attention, kernel, 2 * heads * relative * extent)
+        made[kind] = attention, convolutions(hidden, attention, kernel, 2 * heads * relative * extent)
     return made
 
 

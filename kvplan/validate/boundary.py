@@ -115,7 +115,11 @@ def run(asked: dict[str, Any], device: str, budget: int | None) -> Attempt:
     environ = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
     order = json.dumps({"asked": asked, "device": device, "budget": budget})
     done = subprocess.run(
-        [sys.executable, "-m", "kvplan.validate.boundary", order], capture_output=True, text=True, env=environ, check=False
+        [sys.executable, "-m", "kvplan.validate.boundary", order],
+        capture_output=True,
+        text=True,
+        env=environ,
+        check=False,
     )
     if done.returncode in (-9, 137):  # the kernel's way of saying that memory ran out
         return Attempt(False)
@@ -158,7 +162,9 @@ class Overhead(NamedTuple):
     each: float
 
 
-def overhead(asked: dict[str, Any], device: str, budget: int | None, axis: str, small: tuple[int, int]) -> tuple[Overhead, Attempt]:
+def overhead(
+    asked: dict[str, Any], device: str, budget: int | None, axis: str, small: tuple[int, int]
+) -> tuple[Overhead, Attempt]:
     """Measured at two sizes of ``axis`` (batch or context) that fit easily; a straight line through them."""
     low, high = (run({**asked, axis: n}, device, budget) for n in small)
     if not (low.ran and high.ran):
@@ -228,7 +234,9 @@ def _rows(case: str, at: dict[str, Any], found: Attempt | None, device: str) -> 
         # one segment of each size class may be shared with what was there, or be broken up otherwise
         close = abs(predicted - found.segments) <= sum(made)
         verdict = "exact" if predicted == found.segments else "within" if close else "wrong"
-        rows.append(Row(case, at, "cuda reserved", predicted, found.segments, verdict, "within one segment per size class"))
+        rows.append(
+            Row(case, at, "cuda reserved", predicted, found.segments, verdict, "within one segment per size class")
+        )
     return tuple(rows)
 
 

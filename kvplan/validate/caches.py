@@ -215,7 +215,9 @@ class Placed:
         """Parts the rows between the two places."""
         self.rows = round(new.shape[0] * (1 - self.share))
         if abs(self.rows - new.shape[0] * (1 - self.share)) > 1e-6:
-            raise Unsupported(f"an offloaded share of {self.share} needs rows (batch x heads, here {new.shape[0]}) that part")
+            raise Unsupported(
+                f"an offloaded share of {self.share} needs rows (batch x heads, here {new.shape[0]}) that part"
+            )
         if self.rows:
             self.near.append(new[: self.rows])
         if self.rows < new.shape[0]:
@@ -265,7 +267,9 @@ class Store:
     for good; ``chunk`` likewise, as a rolling buffer; ``budget`` keeps the entries that were looked at most.
     """
 
-    def __init__(self, growth: Growth, formats: dict[str, str], compute: torch.dtype, share: float, reserve: int) -> None:
+    def __init__(
+        self, growth: Growth, formats: dict[str, str], compute: torch.dtype, share: float, reserve: int
+    ) -> None:
         self.growth, self.formats, self.compute, self.share, self.reserve = growth, formats, compute, share, reserve
         self.columns: dict[str, Column] = {}
         self.seen = 0
@@ -307,7 +311,9 @@ class Store:
         for name, like in shapes.items():
             held = self._column(name)
             if not isinstance(held, Plain) or not held.reserve:
-                raise Unsupported(f"a {self.growth.kind} cache of {self.formats.get(name)} allocated at full length is not run")
+                raise Unsupported(
+                    f"a {self.growth.kind} cache of {self.formats.get(name)} allocated at full length is not run"
+                )
             self.batch = like.shape[0]
             held.allocate(like.shape[0] * like.shape[1], like.shape[3], like, tokens)
         self.seen = tokens

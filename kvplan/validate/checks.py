@@ -21,7 +21,19 @@ from kvplan.validate.transformer import Formats, Transformer
 __all__ = ["DTYPES", "TOLERANCE", "built", "check", "spec_of"]
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-NUMBERS = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "window", "experts", "active_experts", "tied")
+NUMBERS = (
+    "layers",
+    "hidden",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "ffn",
+    "vocab",
+    "window",
+    "experts",
+    "active_experts",
+    "tied",
+)
 
 # Largest relative difference of logits between cached decode and the definition. Both sum in other orders; a dtype's
 # rounding, a code of a quantised cache that falls the other way, or an entry that a budget chose instead, is all that may
@@ -87,11 +99,21 @@ def _tokens(case: Case, vocab: int, device: str) -> torch.Tensor:
     return torch.randint(0, vocab, size, generator=generator).to(device)
 
 
-def _row(case: Case, context: int, quantity: str, predicted: Any, measured: Any, verdict: str = "", note: str = "") -> Row:
+def _row(
+    case: Case, context: int, quantity: str, predicted: Any, measured: Any, verdict: str = "", note: str = ""
+) -> Row:
     asked = {**case.plan, "context": context}
     if quantity.startswith("flops"):
         asked["attention_flops"] = "full"
-    return Row(case.name, asked, quantity, predicted, measured, verdict or ("exact" if predicted == measured else "wrong"), note)
+    return Row(
+        case.name,
+        asked,
+        quantity,
+        predicted,
+        measured,
+        verdict or ("exact" if predicted == measured else "wrong"),
+        note,
+    )
 
 
 def loose(case: Case) -> bool:

@@ -111,7 +111,18 @@ def _place(record: str | None, suite: str | None, device: str) -> Path | None:
 def _one(model: object, record: Record, device: str, steps: int, asked: dict[str, Any]) -> str:
     plan = {"model": model, **asked} if model is not None else dict(asked)
     context, batch = parse_count(plan.pop("context", PROOF), "context"), parse_count(plan.pop("batch", 1), "batch")
-    numbers = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "window", "experts", "active_experts")
+    numbers = (
+        "layers",
+        "hidden",
+        "heads",
+        "kv_heads",
+        "head_dim",
+        "ffn",
+        "vocab",
+        "window",
+        "experts",
+        "active_experts",
+    )
     plan |= {name: parse_count(plan[name], name) for name in numbers if name in plan}
     spec = spec_of(plan)
     case = single({**plan, "dtype": plan.get("dtype") or spec.dtype, "batch": batch}, context, steps)

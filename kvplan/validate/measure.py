@@ -19,7 +19,16 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-__all__ = ["CudaPhase", "Multiplied", "cuda_bytes", "cuda_segments", "multiplied", "seconds", "storage_bytes", "tallied"]
+__all__ = [
+    "CudaPhase",
+    "Multiplied",
+    "cuda_bytes",
+    "cuda_segments",
+    "multiplied",
+    "seconds",
+    "storage_bytes",
+    "tallied",
+]
 
 Tensors = Iterable[torch.Tensor]
 
@@ -57,16 +66,7 @@ def _silence() -> Iterator[None]:
 
 # Ops without a product of two tensors' elements summed: shapes, copies, elementwise arithmetic, reductions, choices.
 FREE = frozenset(
-    """
-    view _unsafe_view unsqueeze squeeze transpose t permute expand slice select split split_with_sizes unbind unfold
-    alias detach clone _to_copy copy_ empty empty_like new_empty new_zeros zeros zeros_like ones full arange cat stack
-    constant_pad_nd repeat roll lift_fresh scalar_tensor as_strided
-    add add_ sub mul div neg exp pow rsqrt sqrt reciprocal sigmoid silu elu cos sin abs clamp clamp_ clamp_min clamp_max
-    floor_divide remainder round where masked_fill nan_to_num eq ne lt le gt ge bitwise_and bitwise_and_
-    bitwise_or rsub __lshift__ __rshift__ __and__ bitwise_left_shift bitwise_right_shift bitwise_not logical_and logical_not
-    mean sum amin amax argmin prod max min _softmax topk sort nonzero gather index index_put_ index_put
-    index_select embedding _fused_rms_norm normal_ uniform_ randn fill_ zero_ is_same_size repeat_interleave _local_scalar_dense
-    """.split()
+    ["view", "_unsafe_view", "unsqueeze", "squeeze", "transpose", "t", "permute", "expand", "slice", "select", "split", "split_with_sizes", "unbind", "unfold", "alias", "detach", "clone", "_to_copy", "copy_", "empty", "empty_like", "new_empty", "new_zeros", "zeros", "zeros_like", "ones", "full", "arange", "cat", "stack", "constant_pad_nd", "repeat", "roll", "lift_fresh", "scalar_tensor", "as_strided", "add", "add_", "sub", "mul", "div", "neg", "exp", "pow", "rsqrt", "sqrt", "reciprocal", "sigmoid", "silu", "elu", "cos", "sin", "abs", "clamp", "clamp_", "clamp_min", "clamp_max", "floor_divide", "remainder", "round", "where", "masked_fill", "nan_to_num", "eq", "ne", "lt", "le", "gt", "ge", "bitwise_and", "bitwise_and_", "bitwise_or", "rsub", "__lshift__", "__rshift__", "__and__", "bitwise_left_shift", "bitwise_right_shift", "bitwise_not", "logical_and", "logical_not", "mean", "sum", "amin", "amax", "argmin", "prod", "max", "min", "_softmax", "topk", "sort", "nonzero", "gather", "index", "index_put_", "index_put", "index_select", "embedding", "_fused_rms_norm", "normal_", "uniform_", "randn", "fill_", "zero_", "is_same_size", "repeat_interleave", "_local_scalar_dense"]
 )
 
 

@@ -52,7 +52,10 @@ GRIDS: dict[str, tuple[tuple[int, int], ...]] = {
 def parallel_cases(processes: int) -> list[Case]:
     """The configurations that take as many processes."""
     return [
-        Case({**SHAPE, "scheme": None if scheme == "mha" else scheme, "dtype": "fp32", "batch": 2, "tp": tp, "pp": pp}, 13)
+        Case(
+            {**SHAPE, "scheme": None if scheme == "mha" else scheme, "dtype": "fp32", "batch": 2, "tp": tp, "pp": pp},
+            13,
+        )
         for scheme, grids in GRIDS.items()
         for tp, pp in grids
         if tp * pp == processes
@@ -71,7 +74,11 @@ def run_parallel(processes: int, device: str) -> list[Row]:
         environ = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
         if done.returncode or not place.exists():
-            lines = [line for line in done.stderr.splitlines() if "Error" in line] or done.stderr.splitlines() or ["no message"]
+            lines = (
+                [line for line in done.stderr.splitlines() if "Error" in line]
+                or done.stderr.splitlines()
+                or ["no message"]
+            )
             raise Unsupported(f"torchrun with {processes} processes failed: {lines[-1][:300]}")
         return [Row(**row) for row in json.loads(place.read_text())]
 
@@ -122,7 +129,10 @@ def check(case: Case, device: str) -> Iterator[Row]:
     """The rows of one configuration; every rank takes part, what rank 0 yields counts."""
     rank = Rank(case, device)
     case_tokens = torch.randint(
-        0, rank.made.spec.vocab, (int(case.plan["batch"]), case.context + case.steps), generator=torch.Generator().manual_seed(7)
+        0,
+        rank.made.spec.vocab,
+        (int(case.plan["batch"]), case.context + case.steps),
+        generator=torch.Generator().manual_seed(7),
     ).to(device)
     model = rank.model
     model.forget()
@@ -143,7 +153,9 @@ def check(case: Case, device: str) -> Iterator[Row]:
     asked = {**case.plan, "context": case.context}
     limit = TOLERANCE["fp32"]
     if not worst <= limit:
-        yield Row(case.name, asked, "correct", limit, worst, "failed", "logits of all ranks together, and of one process")
+        yield Row(
+            case.name, asked, "correct", limit, worst, "failed", "logits of all ranks together, and of one process"
+        )
         return
     yield Row(case.name, asked, "correct", limit, worst, "exact", "logits of all ranks together, and of one process")
     for moment, context in enumerate((case.context, case.context + case.steps)):

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from kvplan.specs import Growth
 from kvplan.validate.caches import Packed, column
-from kvplan.validate.transformer import FactorHeads, Heads, LatentHeads, Recurrence, Transformer, merge, rms, rope, split
+from kvplan.validate.transformer import (
+    FactorHeads,
+    Heads,
+    LatentHeads,
+    Recurrence,
+    Transformer,
+    rms,
+    rope,
+    split,
+)
 
 __all__ = ["recompute", "visible"]
 
@@ -168,7 +177,9 @@ class Definition:
         """One query over the tokens ``seen``; sinks lie as near as a full cache ends."""
         return self.weights(b, q, keys, i, seen, values)[1]
 
-    def weights(self, b: Any, q: Tensor, keys: Tensor, i: int, seen: list[int], values: Tensor) -> tuple[Tensor, Tensor]:
+    def weights(
+        self, b: Any, q: Tensor, keys: Tensor, i: int, seen: list[int], values: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """How much a query looks at each token of ``seen`` and, where a layer pools, at pooled ones; and the sum."""
         sinks, limit = b.mixer.window.sinks, b.mixer.window.limit
         here, near = self.turn(b.mixer, q, i), self.turn(b.mixer, q, min(i, limit - 1) if sinks else i)

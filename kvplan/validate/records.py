@@ -77,7 +77,9 @@ def environment(device: str, suite: str) -> dict[str, Any]:
 
 def _git() -> str:
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
@@ -191,7 +193,11 @@ def junit(rows: Iterable[Row], name: str) -> str:
     bad = [row for row in rows if row.verdict in BAD]
     skipped = [row for row in rows if row.verdict == "skipped"]
     suite = ElementTree.Element(
-        "testsuite", name=f"kvplan validate {name}", tests=str(len(rows)), failures=str(len(bad)), skipped=str(len(skipped))
+        "testsuite",
+        name=f"kvplan validate {name}",
+        tests=str(len(rows)),
+        failures=str(len(bad)),
+        skipped=str(len(skipped)),
     )
     for row in rows:
         case = ElementTree.SubElement(suite, "testcase", classname=row.case, name=row.quantity)

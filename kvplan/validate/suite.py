@@ -47,13 +47,17 @@ def _each(cases: list[Case], device: str, jobs: int) -> Iterator[tuple[Case, lis
             yield case, attempt(case, device)
         return
     # spawned, not forked: a fork of a process with torch's threads may hang
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
         waiting = {pool.submit(attempt, case, device): case for case in cases}
         for future in as_completed(waiting):
             try:
                 yield waiting[future], future.result()
             except BrokenProcessPool:
-                raise Unsupported("a worker was killed (out of memory?); the rows done so far are kept: try --resume") from None
+                raise Unsupported(
+                    "a worker was killed (out of memory?); the rows done so far are kept: try --resume"
+                ) from None
 
 
 def attempt(case: Case, device: str) -> list[Row]:

@@ -52,7 +52,14 @@ def parallel(record: Record, device: str, jobs: int) -> None:
         if not record.done(f"{processes} ranks"):
             said(f"{processes} ranks …")
             rows = run_parallel(processes, device)
-            record.add([*rows, Row(f"{processes} ranks", {}, "run", None, len({r.case for r in rows}), "reported", "configurations")])
+            record.add(
+                [
+                    *rows,
+                    Row(
+                        f"{processes} ranks", {}, "run", None, len({r.case for r in rows}), "reported", "configurations"
+                    ),
+                ]
+            )
 
 
 def lckv(record: Record, device: str, jobs: int) -> None:
@@ -68,9 +75,23 @@ def full(record: Record, device: str, jobs: int) -> None:
     ci(record, device, jobs)
     large = [
         Case(_asked(device, scheme, layers=4, batch=2) | {"context": None}, SIZES[device]["context"] // 4 + 5, 2)
-        for scheme in ("mha", "gqa:2", "cla:2", "window:128@1:1", "lckv:w=2", "mla:latent=512,rope=64", "int4:g=32", "fp8")
+        for scheme in (
+            "mha",
+            "gqa:2",
+            "cla:2",
+            "window:128@1:1",
+            "lckv:w=2",
+            "mla:latent=512,rope=64",
+            "int4:g=32",
+            "fp8",
+        )
     ]
-    run_cases([case._replace(plan={k: v for k, v in case.plan.items() if k != "context"}) for case in large], record, device, jobs)
+    run_cases(
+        [case._replace(plan={k: v for k, v in case.plan.items() if k != "context"}) for case in large],
+        record,
+        device,
+        jobs,
+    )
     parallel(record, device, jobs)
     _device_overhead(record, device)
     ceilings = _ceilings(record, device)
@@ -120,7 +141,10 @@ def _ceilings(record: Record, device: str) -> Ceilings:
     """Measured once per record, and kept in it."""
     if "ceilings" not in record.notes:
         made = Ceilings.measured(device, DTYPES[SIZES[device]["dtype"]])
-        record.notes["ceilings"] = {"copy_bytes_per_s": made.copy, f"matmul_{SIZES[device]['dtype']}_flop_per_s": made.matmul}
+        record.notes["ceilings"] = {
+            "copy_bytes_per_s": made.copy,
+            f"matmul_{SIZES[device]['dtype']}_flop_per_s": made.matmul,
+        }
         record.save()
     return Ceilings(*record.notes["ceilings"].values())
 
@@ -147,7 +171,9 @@ def _device_overhead(record: Record, device: str) -> None:
         return
 
     def start() -> subprocess.Popen[str]:
-        return subprocess.Popen([sys.executable, "-c", _CONTEXT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", _CONTEXT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     first = start()
     assert first.stdout is not None
@@ -184,7 +210,9 @@ def lckv_table(rows: list[Row]) -> str:
         scheme = batch.plan.get("scheme") or "mha"
         bound = f"{rate.predicted:,.0f}" if rate and rate.predicted else ""
         relative = f"{speed / base:.2f}" if base else ""
-        lines.append(f"  {scheme:<24} {batch.measured:>10,} {batch.predicted:>10,} {speed:>10,.0f} {relative:>8} {bound:>10}")
+        lines.append(
+            f"  {scheme:<24} {batch.measured:>10,} {batch.predicted:>10,} {speed:>10,.0f} {relative:>8} {bound:>10}"
+        )
     return "\n".join(lines) + "\n"
 
 

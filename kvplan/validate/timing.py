@@ -20,7 +20,7 @@ RUNS, WARM = 15, 3
 
 
 def bounds(asked: dict[str, Any], ceilings: Ceilings) -> Times:
-    """kvplan's time bounds of a plan on a device that copies and multiplies as fast as was measured."""
+    """Kvplan's time bounds of a plan on a device that copies and multiplies as fast as was measured."""
     answer = plan(**asked, memory=2**50).answer
     compute = answer.settings.formats.compute.name
     measured = Gpu(
@@ -51,7 +51,9 @@ def timed(asked: dict[str, Any], device: str, ceilings: Ceilings, *, prompt: boo
         model.forget()
         prompts = torch.randint(0, vocab, (4, batch, context), device=device)
         whole = seconds(lambda i: model.prefill(prompts[i % 4]), device, warm=1, runs=5)
-        rows.append(_row(name, asked, "seconds of a prefill", bound.prefill.seconds, whole, what.format(bound.prefill.side)))
+        rows.append(
+            _row(name, asked, "seconds of a prefill", bound.prefill.seconds, whole, what.format(bound.prefill.side))
+        )
     return rows
 
 

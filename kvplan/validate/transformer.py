@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kvplan.errors import Unsupported
-from kvplan.specs import Attention, Dense, Factored, Growth, Latent, Layer, MoE, ModelSpec, Recurrent
+from kvplan.specs import Attention, Dense, Factored, Growth, Latent, Layer, ModelSpec, MoE, Recurrent
 from kvplan.validate.caches import State, Store
 
 __all__ = ["ALONE", "Formats", "Ranks", "Transformer", "looks", "refusal", "rms", "rope"]
@@ -117,7 +117,9 @@ class Weights:
     def __init__(self, seed: int, dtype: torch.dtype, device: Any) -> None:
         self.generator, self.dtype, self.device = torch.Generator(device).manual_seed(seed), dtype, device
 
-    def matrix(self, inputs: int, outputs: int, rows: slice = slice(None), columns: slice = slice(None)) -> nn.Parameter:
+    def matrix(
+        self, inputs: int, outputs: int, rows: slice = slice(None), columns: slice = slice(None)
+    ) -> nn.Parameter:
         """``[outputs, inputs]``, of which ``rows`` and ``columns`` stay."""
         whole = torch.randn(outputs, inputs, generator=self.generator, device=self.device) * inputs**-0.5
         return nn.Parameter(whole[rows, columns].to(self.dtype).contiguous(), requires_grad=False)
@@ -168,7 +170,11 @@ class Heads(nn.Module):
 
     def make(self, x: Tensor, positions: Tensor) -> Parts:
         """Keys turned to their positions and values; of low rank, what stands before the second projection."""
-        key = F.linear(x, self.k_down)[:, None] if self.a.rank_k else rope(split(F.linear(x, self.k), self.a.key_dim), positions)
+        key = (
+            F.linear(x, self.k_down)[:, None]
+            if self.a.rank_k
+            else rope(split(F.linear(x, self.k), self.a.key_dim), positions)
+        )
         value = F.linear(x, self.v_down)[:, None] if self.a.rank_v else split(F.linear(x, self.v), self.a.value_dim)
         return {"key": key, "value": value}
 
@@ -177,7 +183,10 @@ class Heads(nn.Module):
         low, high = part(self.a.kv_heads, self.ranks)
         key = (1, self.a.rank_k) if self.a.rank_k else (high - low, self.a.key_dim)
         value = (1, self.a.rank_v) if self.a.rank_v else (high - low, self.a.value_dim)
-        return {name: like.new_zeros(batch, heads, tokens, width) for name, (heads, width) in (("key", key), ("value", value))}
+        return {
+            name: like.new_zeros(batch, heads, tokens, width)
+            for name, (heads, width) in (("key", key), ("value", value))
+        }
 
     def queries(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Queries as they look at recent tokens, and at sinks: those see them no further away than a full cache."""
@@ -232,7 +241,9 @@ class LatentHeads(nn.Module):
         self.q = weights.matrix(m.q_rank or hidden, m.heads * width, rows(m.heads, width, ranks))
         if owns:
             self.kv_down = weights.matrix(hidden, m.kv_rank + m.rope_dim)
-        self.kv = weights.matrix(m.kv_rank, m.heads * (m.nope_dim + m.value_dim), rows(m.heads, m.nope_dim + m.value_dim, ranks))
+        self.kv = weights.matrix(
+            m.kv_rank, m.heads * (m.nope_dim + m.value_dim), rows(m.heads, m.nope_dim + m.value_dim, ranks)
+        )
         self.o = weights.matrix(m.heads * m.value_dim, hidden, columns=rows(m.heads, m.value_dim, ranks))
         self.scale = width**-0.5
 
@@ -249,7 +260,9 @@ class LatentHeads(nn.Module):
     def queries(self, x: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         """The part of a query that meets latents, and the turned part that meets rotary keys."""
         x = rms(F.linear(x, self.q_down)) if self.m.q_rank else x
-        nope, turned = split(F.linear(x, self.q), self.m.nope_dim + self.m.rope_dim).split([self.m.nope_dim, self.m.rope_dim], -1)
+        nope, turned = split(F.linear(x, self.q), self.m.nope_dim + self.m.rope_dim).split(
+            [self.m.nope_dim, self.m.rope_dim], -1
+        )
         return nope, rope(turned, at)
 
     def prompt(self, x: Tensor, at: Tensor, parts: Parts, mask: Tensor, entries_at: Tensor) -> tuple[Tensor, Tensor]:
@@ -366,10 +379,16 @@ class Recurrence(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries, keys and values per query head in fp32, and how much of the state each token leaves."""
-        q, k, v = split(F.linear(x, self.q), self.dim), split(F.linear(x, self.k), self.dim), split(F.linear(x, self.v), self.width)
+        q, k, v = (
+            split(F.linear(x, self.q), self.dim),
+            split(F.linear(x, self.k), self.dim),
+            split(F.linear(x, self.v), self.width),
+        )
         group = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        left = torch.sigmoid(F.linear(x, self.decay).float() + 2) ** 0.1 if self.gated else torch.ones(1, device=x.device)
+        left = (
+            torch.sigmoid(F.linear(x, self.decay).float() + 2) ** 0.1 if self.gated else torch.ones(1, device=x.device)
+        )
         return F.elu(q.float()) + 1, (F.elu(k.float()) + 1) / self.dim, v.float(), left
 
     def forward(self, x: Tensor, state: State) -> Tensor:
@@ -401,7 +420,7 @@ class Memory(nn.Module):
 
     @staticmethod
     def feature(x: Tensor) -> Tensor:
-        """elu + 1, in fp32."""
+        """Elu + 1, in fp32."""
         return F.elu(x.float()) + 1
 
     def fold(self, state: State, keys: Tensor, values: Tensor) -> None:
@@ -482,7 +501,12 @@ class Block(nn.Module):
         self.pool: tuple[int, int] | None = None
         if layer.mixers:
             fact: Any = layer.mixers[0]
-            makers: dict[type, Any] = {Attention: Heads, Latent: LatentHeads, Factored: FactorHeads, Recurrent: Recurrence}
+            makers: dict[type, Any] = {
+                Attention: Heads,
+                Latent: LatentHeads,
+                Factored: FactorHeads,
+                Recurrent: Recurrence,
+            }
             self.mixer = makers[type(fact)](hidden, fact, weights, ranks, owns)
             self.owner = owner_of(index, layer)
             self.pool = getattr(fact, "pool", None)
@@ -537,7 +561,8 @@ class Transformer(nn.Module):
             raise Unsupported("layers that share KV must lie in one stage")
         # every stage and rank draws the same weights: a seed per layer
         self.blocks = nn.ModuleList(
-            Block(i, spec.layers[i], spec.hidden, Weights(seed + 1 + i, dtype, device), ranks, i in self.read) for i in self.span
+            Block(i, spec.layers[i], spec.hidden, Weights(seed + 1 + i, dtype, device), ranks, i in self.read)
+            for i in self.span
         )
         self.runs = list(self._runs())
         self.forget()
@@ -559,7 +584,9 @@ class Transformer(nn.Module):
             if isinstance(b.mixer, Recurrence):
                 self.states[b.index] = State()
             elif b.mixer is not None and b.index in self.read:
-                self.stores[b.index] = Store(self._longest(b.index), self._formats(), self.dtype, self.share, self.reserve)
+                self.stores[b.index] = Store(
+                    self._longest(b.index), self._formats(), self.dtype, self.share, self.reserve
+                )
                 if b.pool:
                     reserve = self.reserve // b.pool[0]
                     self.pools[b.index] = Store(Growth(), self._formats(), self.dtype, self.share, reserve)
@@ -747,7 +774,9 @@ class Transformer(nn.Module):
             if b.pool and own.seen % b.pool[0] == 0:
                 self.pools[b.index].append(pooled(own.read(b.pool[0]), b.pool[0]))
         store, window = self.stores[b.owner], b.mixer.window
-        last = {"window": window.limit, "chunk": (store.seen - 1) % window.limit + 1 if window.limit else 0}.get(window.kind)
+        last = {"window": window.limit, "chunk": (store.seen - 1) % window.limit + 1 if window.limit else 0}.get(
+            window.kind
+        )
         parts = store.read(last, window.sinks)
         if b.pool and self.pools[b.owner].seen:
             far = self.pools[b.owner].read()
@@ -821,7 +850,9 @@ def refusal(spec: ModelSpec) -> str:
 
 def _mixer_refusal(mixer: Any) -> str:
     if isinstance(mixer, Recurrent):
-        known = mixer.kind in ("linear_attention", "gated retention") and any("q_proj" in w.module for w in mixer.weights)
+        known = mixer.kind in ("linear_attention", "gated retention") and any(
+            "q_proj" in w.module for w in mixer.weights
+        )
         return "" if known and not mixer.conv else f"is recurrent ({mixer.kind})"
     if not isinstance(mixer, (Attention, Latent, Factored)):
         return f"pools its entries ({type(mixer).__name__})"
@@ -832,7 +863,9 @@ def _mixer_refusal(mixer: Any) -> str:
         return "selects what it reads"
     if growth.sinks and not isinstance(mixer, Attention):
         return "keeps sinks beside latents or factors"
-    if growth.kind == "budget" and (isinstance(mixer, Factored) or getattr(mixer, "rank_k", 0) or getattr(mixer, "rank_v", 0)):
+    if growth.kind == "budget" and (
+        isinstance(mixer, Factored) or getattr(mixer, "rank_k", 0) or getattr(mixer, "rank_v", 0)
+    ):
         return "chooses a budget of factors or low-rank entries"
     if isinstance(mixer, Attention):
         if mixer.cross or not mixer.cached:

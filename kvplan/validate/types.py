@@ -17,8 +17,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 import kvplan
 from kvplan.errors import KvplanError
-from kvplan.validate.bases import BASES, REDUCED
 from kvplan.specs import Attention, Dense, Latent, ModelSpec
+from kvplan.validate.bases import BASES, REDUCED
 from kvplan.validate.huggingface import Observed, Unrunnable, observe, quiet
 from kvplan.validate.records import Row
 
@@ -236,7 +236,9 @@ def check(model_type: str, variant: Variant, batch: int = BATCH) -> Iterator[Out
             for name in claimed
             if predicted[name] != getattr(run, name)
         ]
-        yield Outcome(model_type, variant.label, context, "wrong" if wrong else "exact", "; ".join(wrong), run, predicted)
+        yield Outcome(
+            model_type, variant.label, context, "wrong" if wrong else "exact", "; ".join(wrong), run, predicted
+        )
 
 
 def check_type(model_type: str) -> Iterator[Outcome]:
@@ -254,4 +256,7 @@ if __name__ == "__main__":
 
     for name in sys.argv[1:] or MODEL_TYPES:
         for o in check_type(name):
-            print(f"{o.model_type} | {o.label} | {o.context} | {o.verdict} | {' '.join(o.reason.split())[:300]}", flush=True)
+            print(
+                f"{o.model_type} | {o.label} | {o.context} | {o.verdict} | {' '.join(o.reason.split())[:300]}",
+                flush=True,
+            )

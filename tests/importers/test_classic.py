@@ -60,12 +60,26 @@ def test_opt_350m_projects_its_narrow_table():
 
 
 def test_mpt_grouped_queries_follow_the_authors():
-    """attn_config is nested, its kv_n_heads counts, and what neither class nor authors agree on is refused."""
+    """attn_config is nested and its kv_n_heads counts, in a kind of attention that the class does not take."""
     raw = {"model_type": "mpt", "d_model": 3072, "n_heads": 24, "n_layers": 32}
     grouped = {"attn_type": "grouped_query_attention", "kv_n_heads": 8}
     assert kv_heads({**raw, "attn_config": grouped}) == 8
     with pytest.raises(InvalidInput, match=r"attn_config\.attn_type"):
-        from_config({**raw, "attn_config": {"attn_type": "multiquery_attention"}})
+        from_config({**raw, "attn_config": {"attn_type": "linear"}})
+
+
+def test_mpt_keys_that_the_class_does_not_read():
+    """MptForCausalLM builds 24 KV heads, no norm, no bias and an MLP of four times the width: counted so, and said."""
+    raw = {"model_type": "mpt", "d_model": 3072, "n_heads": 24, "n_layers": 32}
+    asked = {
+        "attn_config": {"attn_type": "multiquery_attention", "qk_ln": True},
+        "expansion_ratio": 2,
+        "no_bias": False,
+    }
+    spec = from_config(raw | asked)
+    assert spec.layers == from_config(raw).layers
+    said = " ".join(spec.notes)
+    assert all(key in said for key in ("multiquery_attention", "attn_config.qk_ln", "expansion_ratio", "no_bias"))
 
 
 def test_stablelm_2_12b():

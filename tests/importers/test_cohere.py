@@ -47,3 +47,16 @@ def test_what_the_class_could_not_build_is_refused(key, value):
     """Too few layer types, a foreign one, or sliding layers whose window is null."""
     with pytest.raises(InvalidInput, match=key):
         from_config({**R7B, key: value})
+
+
+def test_dense_layers_of_a_mixture_have_a_pattern_of_their_own():
+    raw = {
+        "model_type": "cohere2_moe",
+        "num_hidden_layers": 9,
+        "first_k_dense_replace": 3,
+        "prefix_dense_sliding_window_pattern": 2,
+    }
+    # two by two in the first three, then four by four; by default the first three all see everything
+    assert full_layers(raw) == [1, 6]
+    raw.pop("prefix_dense_sliding_window_pattern")
+    assert full_layers(raw) == [0, 1, 2, 6]

@@ -59,11 +59,27 @@ def test_zamba_2_adapters_are_not_shared():
     assert counted(raw | {"use_shared_attention_adapter": False}) == 384_096 - 4 * 3 * 2 * 128 * 5
 
 
-def test_zamba_2_names_of_the_authors_fork_must_not_contradict():
-    """The class ignores state_size and takes 64; a file that means something else is refused."""
+def test_zamba_2_untied_blocks_hold_the_adapters_of_all_uses():
+    """Without ties each of four uses of two blocks is built anew: twice two uses' adapters, one of each idle.
+
+    Shared per block, and now there twice: norms 3 * 64, attention 4 * 128 * 128 - 128 * 64, MLP 3 * 64 * 112; the
+    head is 96 * 64. A use's adapters are 5 * (64 + 2 * 112) and, for q, k, v, 3 * 5 * 2 * 128.
+    """
+    raw = {"model_type": "zamba2", "num_hidden_layers": 6, "hidden_size": 64, "num_attention_heads": 4}
+    raw |= {"vocab_size": 96, "layers_block_type": ["hybrid", "mamba", "hybrid", "mamba", "hybrid", "hybrid"]}
+    raw |= {"num_mem_blocks": 2, "use_shared_attention_adapter": True, "adapter_rank": 5, "intermediate_size": 112}
+    block = 3 * 64 + 4 * 128 * 128 - 128 * 64 + 3 * 64 * 112
+    adapters = 5 * (64 + 2 * 112) + 3 * 5 * 2 * 128
+    more = counted(raw | {"tie_word_embeddings": False}) - counted(raw)
+    assert 96 * 64 + 2 * block + 4 * adapters == more
+
+
+def test_zamba_2_names_of_the_authors_fork_are_not_read():
+    """The class ignores state_size and takes mamba_d_state: so does the answer, and a note says so."""
     raw = config("Zyphra__Zamba2-7B-Instruct")
-    with pytest.raises(InvalidInput, match="state_size"):
-        from_config(raw | {"state_size": 128})
+    spec = from_config(raw | {"state_size": 128})
+    assert spec.layers == from_config(raw).layers
+    assert any("state_size (128) and builds 64" in note for note in spec.notes)
 
 
 def test_nemotron_layers_are_counted_by_list_or_pattern():

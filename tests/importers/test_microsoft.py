@@ -46,3 +46,11 @@ def test_window_of_one_is_kept_whole_by_the_class():
     spec = from_config({"model_type": "starcoder2", "sliding_window": 1, "num_hidden_layers": 2})
     held = hold(profile(spec, parts_of).plan, resolve_formats(spec, "bf16", None, None, None))
     assert sum(held_bytes(part, 4224) for part in held) == 8_650_752
+
+
+def test_phimoe_has_the_published_size():
+    """Phi-3.5-MoE: 41.9 billion parameters, 6.6 billion active, biases in attention and logits (README)."""
+    made = profile(from_config({"model_type": "phimoe", "attention_bias": True, "lm_head_bias": True}))
+    layer = 2 * 4096**2 + 2 * 4096 * 1024 + (4096 + 2 * 1024 + 4096) + 4 * 4096 + 16 * 4096 + 16 * 3 * 4096 * 6400
+    assert made.parameters == 2 * 32064 * 4096 + 32064 + 32 * layer + 2 * 4096 == 41_873_153_344
+    assert round(made.active_parameters / 1e9, 1) == 6.6

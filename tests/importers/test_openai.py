@@ -20,7 +20,8 @@ def test_both_names_of_a_key_are_read_and_must_agree():
         from_config({"model_type": "gpt2", "n_layer": 2, "num_hidden_layers": 3})
 
 
-def test_grouped_heads_are_refused():
-    """The class knows no grouped queries, so a file that asks for them describes another model."""
-    with pytest.raises(InvalidInput, match="num_key_value_heads"):
-        from_config({"model_type": "gpt2", "num_key_value_heads": 4})
+def test_grouped_heads_are_not_built():
+    """The class knows no grouped queries: a file that asks for them is counted as it builds it, and a note says so."""
+    spec = from_config({"model_type": "gpt2", "num_key_value_heads": 4})
+    assert spec.layers == from_config({"model_type": "gpt2"}).layers
+    assert any("num_key_value_heads (4) and builds 12" in note for note in spec.notes)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from kvplan.errors import InvalidInput
 from kvplan.importers import from_config
 from kvplan.specs import Attention
 from tests.support import config
@@ -52,3 +55,15 @@ def test_hy3_layer_kinds_and_biases() -> None:
         "vocab_size": 1000,
     }
     assert counted(raw) == 7723213568
+
+
+def test_hunyuan_a13b_under_the_name_that_transformers_uses() -> None:
+    """The published file under hunyuan_v1_moe is the same model: keys of Tencent's own code change nothing."""
+    raw = config("tencent__Hunyuan-A13B-Instruct")
+    assert counted(raw | {"model_type": "hunyuan_v1_moe", "head_dim": 128}) == counted(raw) == 80393183232
+
+
+def test_a_shared_indexer_needs_a_full_one_before_it() -> None:
+    """As in the class of Hy4, which raises."""
+    with pytest.raises(InvalidInput, match="indexer_types: got 'shared first'"):
+        from_config({"model_type": "hy_v4", "num_hidden_layers": 2, "indexer_types": ["shared", "full"]})

@@ -38,15 +38,18 @@ def test_sliding_layers_hold_other_heads_than_full_ones() -> None:
     assert ideal(raw, 4096) == (9 * 4096 * 4 + 39 * 129 * 8) * 640
 
 
-def test_the_file_s_own_sliding_heads_count() -> None:
-    """swa_num_key_value_heads says 4 here, and 4 it is."""
-    raw = config("XiaomiMiMo__MiMo-V2-Flash") | {"swa_num_key_value_heads": 4}
-    assert ideal(raw, 4096) == (9 * 4096 + 39 * 129) * 4 * 640
-
-
-def test_a_pattern_of_the_wrong_length_is_an_error() -> None:
-    """One entry per layer, not one less."""
+def test_keys_that_the_class_does_not_read() -> None:
+    """MiMoV2FlashForCausalLM builds the same model whatever these say, and the answer says which it ignores."""
     raw = config("XiaomiMiMo__MiMo-V2-Flash")
-    raw["hybrid_layer_pattern"] = raw["hybrid_layer_pattern"][1:]
-    with pytest.raises(InvalidInput, match="hybrid_layer_pattern"):
-        from_config(raw)
+    others = {"swa_num_key_value_heads": 4, "swa_head_dim": 96, "add_swa_attention_sink_bias": False}
+    spec = from_config(raw | others | {"hybrid_layer_pattern": [1] * 48, "moe_layer_freq": [0] * 48})
+    assert spec.layers == from_config(raw).layers
+    said = " ".join(spec.notes)
+    assert all(key in said for key in (*others, "hybrid_layer_pattern", "moe_layer_freq"))
+    assert "ignores" not in " ".join(from_config(raw).notes)
+
+
+def test_layer_types_of_the_wrong_length_are_an_error() -> None:
+    """One entry per layer, not one less."""
+    with pytest.raises(InvalidInput, match="layer_types"):
+        from_config(config("XiaomiMiMo__MiMo-V2-Flash") | {"layer_types": ["full_attention"] * 47})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from kvplan.importers.config import Config
 from kvplan.importers.towers.families import FAMILIES
+from kvplan.importers.towers.readers import READERS
 from kvplan.specs import Tower
 
 __all__ = ["towers"]
@@ -19,6 +20,7 @@ def towers(c: Config, *, counted: bool, hidden: int | None = None) -> tuple[Towe
     ``counted`` says whether the class's count holds them; ``hidden`` is the decoder's width where the caller knows it,
     else it is read from the nested config.
     """
-    family = FAMILIES.get(str(c.raw.get("model_type")))
+    model_type = str(c.raw.get("model_type"))
+    family = FAMILIES.get(model_type) or READERS.get(model_type)
     sizes = {} if family is None else family(c, hidden)
     return tuple(Tower(name, size.parameters, counted, size.vectors) for name, size in sizes.items())

@@ -9,7 +9,7 @@ from kvplan.importers.towers import audio, vision
 from kvplan.importers.towers.sizes import Size, linear, mlp, norm, part, stack, table
 from kvplan.importers.towers.vision import Encoder
 
-__all__ = ["FAMILIES"]
+__all__ = ["AUDIO", "FAMILIES", "PROJECTOR", "TOWER", "Family", "Sizes"]
 
 Sizes = dict[str, Size]
 Family = Callable[[Config, int | None], Sizes]
@@ -27,6 +27,7 @@ CLIP_L14 = {
     "patch_size": 14,
     "image_size": 336,
 }
+GIT_B16 = {"patch_size": 16}
 PIXTRAL = {"model_type": "pixtral", "patch_size": 14, "image_size": 1540}
 
 # timm's mobilenetv5_300m_enc, Gemma 3n's vision tower, counted on the meta device: its plan is not in any config.
@@ -71,6 +72,16 @@ def llava(c: Config, hidden: int | None) -> Sizes:
 def minimax_vl_01(c: Config, hidden: int | None) -> Sizes:
     """LLaVA-NeXT's shape: a learned separator of image rows besides (the authors' modeling_minimax_vl_01.py)."""
     return llava(c, hidden or _width(c, None, 6144)) | {"model.image_newline": table(hidden or _width(c, None, 6144))}
+
+
+@family("git")
+def git(c: Config, hidden: int | None) -> Sizes:
+    """CLIP of its own sizes, one linear layer and a norm; a vector for each frame of a video (transformers models/git)."""
+    v, out = part(c, "vision_config"), hidden or 768
+    v.raw = GIT_B16 | v.raw
+    tower = vision.clip(v)
+    frames = c.maybe_int("num_image_with_embedding", least=0) or 0
+    return {TOWER: tower.size, PROJECTOR: linear(tower.width, out) + norm(out) + stack(frames, table(tower.width))}
 
 
 @family("mistral3")
@@ -191,7 +202,7 @@ def qwen3_vl(c: Config, hidden: int | None) -> Sizes:
     return _visual(vision.qwen3(part(c, "vision_config")))
 
 
-@family("qwen3_5", "qwen3_5_moe")
+@family("qwen3_5", "qwen3_5_moe", "qwen4_exp")
 def qwen3_5(c: Config, hidden: int | None) -> Sizes:
     """The same without DeepStack, whatever the file lists (transformers models/qwen3_5)."""
     return _visual(vision.qwen3(part(c, "vision_config"), deepstack=False))
