@@ -220,7 +220,7 @@ def roc_bert(c: Config) -> ModelSpec:
     )
     if c.bool("concat_input", True):
         inputs = hidden + sound * c.bool("enable_pronunciation", True) + shape * c.bool("enable_shape", True)
-        extra += (Weight("map_inputs_layer", inputs, hidden, True),)
+        extra = (*extra, Weight("map_inputs_layer", inputs, hidden, True))  # type: ignore[assignment]
     return _base(c, extra=extra, prefix="roc_bert.encoder.layer")
 
 

@@ -32,7 +32,7 @@ class Formats(NamedTuple):
 
 
 class Ranks(NamedTuple):
-    """This process among its tensor-parallel ones; ``sum`` adds a tensor over them."""
+    """A process among its tensor-parallel ones; ``sum`` adds a tensor over them."""
 
     tp: int = 1
     rank: int = 0
@@ -622,7 +622,7 @@ class Transformer(nn.Module):
 
     def cache_tensors(self) -> list[Tensor]:
         """Every tensor that holds cached entries or state on the device."""
-        holders = [*self.stores.values(), *self.pools.values(), *self.states.values()]
+        holders: list[Any] = [*self.stores.values(), *self.pools.values(), *self.states.values()]
         return [t for holder in holders for t in holder.tensors()]
 
     def host_tensors(self) -> list[Tensor]:
@@ -837,9 +837,11 @@ def refusal(spec: ModelSpec) -> str:
         if len(layer.mixers) > 1 or len(layer.mlps) > 1:
             return f"layer {i} runs several mixers or MLPs"
         for mixer in layer.mixers:
-            if getattr(mixer, "rank_k", 0) or getattr(mixer, "rank_v", 0):
-                if owner_of(i, layer) != i:
-                    return f"layer {i} reads another layer's low-rank entries: no paper says whose second factor expands them"
+            low_rank = isinstance(mixer, Attention) and (mixer.rank_k or mixer.rank_v)
+            if low_rank and owner_of(i, layer) != i:
+                return (
+                    f"layer {i} reads another layer's low-rank entries: no paper says whose second factor expands them"
+                )
             reason = _mixer_refusal(mixer)
             if reason:
                 return f"layer {i} {reason}"
@@ -864,7 +866,7 @@ def _mixer_refusal(mixer: Any) -> str:
     if growth.sinks and not isinstance(mixer, Attention):
         return "keeps sinks beside latents or factors"
     if growth.kind == "budget" and (
-        isinstance(mixer, Factored) or getattr(mixer, "rank_k", 0) or getattr(mixer, "rank_v", 0)
+        isinstance(mixer, Factored) or isinstance(mixer, Attention) and bool(mixer.rank_k or mixer.rank_v)
     ):
         return "chooses a budget of factors or low-rank entries"
     if isinstance(mixer, Attention):

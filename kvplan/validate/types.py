@@ -161,7 +161,13 @@ def variants(model_type: str) -> Iterator[Variant | tuple[str, str]]:
 
 def predict(raw: dict[str, Any], context: int, batch: int) -> dict[str, int]:
     """What kvplan says of a config under engine transformers, in bf16; raises a KvplanError where it refuses."""
-    flags = {"batch": batch, "dtype": "bf16", "engine": "transformers", "attention_flops": "full", "logits": "all"}
+    flags: dict[str, Any] = {
+        "batch": batch,
+        "dtype": "bf16",
+        "engine": "transformers",
+        "attention_flops": "full",
+        "logits": "all",
+    }
     spec = kvplan.load(raw)
     now = kvplan.plan(spec, context=context, **flags)
     after = kvplan.plan(spec, context=context + 1, **flags)
