@@ -866,7 +866,7 @@ def _mixer_refusal(mixer: Any) -> str:
     if growth.sinks and not isinstance(mixer, Attention):
         return "keeps sinks beside latents or factors"
     if growth.kind == "budget" and (
-        isinstance(mixer, Factored) or isinstance(mixer, Attention) and bool(mixer.rank_k or mixer.rank_v)
+        isinstance(mixer, Factored) or (isinstance(mixer, Attention) and bool(mixer.rank_k or mixer.rank_v))
     ):
         return "chooses a budget of factors or low-rank entries"
     if isinstance(mixer, Attention):
