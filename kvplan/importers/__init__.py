@@ -25,11 +25,17 @@ MODULES: dict[str, str] = {
     for module, types in {
         # dense decoders
         "llama": "llama cwm",
-        "openai": "gpt2 gpt-sw3",
-        "eleuther": "gptj gpt_neox",
+        "openai": "gpt2 gpt-sw3 openai-gpt",
+        "eleuther": "gptj gpt_neox gpt_neo gpt_neox_japanese",
+        "salesforce": "codegen ctrl",
+        "nvidia": "nemotron",
+        "kyutai": "moshi",
+        "musicgen": "musicgen musicgen_decoder musicgen_melody musicgen_melody_decoder",
+        "modernbert": "modernbert-decoder",
+        "openbmb": "cpmant",
         "bigcode": "gpt_bigcode starcoder2",
         "classic": "opt bloom mpt falcon persimmon stablelm",
-        "microsoft": "phi phi-msft phi3 phi3small phimoe bitnet",
+        "microsoft": "phi phi-msft phi3 phi3small phimoe bitnet phi4_multimodal",
         "cohere": "cohere cohere2 cohere_compass_text cohere2_moe",
         "allenai": "olmo olmo2 olmo3 olmoe flex_olmo",
         "mistral": "mistral ministral ministral3",
@@ -48,6 +54,9 @@ MODULES: dict[str, str] = {
         ),
         "xlnet": "xlm xlnet reformer",
         "encoder_decoder": "bart t5 mt5 whisper",
+        "bart_kin": (
+            "mbart plbart mvp pegasus bigbird_pegasus blenderbot blenderbot-small marian trocr biogpt xglm prophetnet"
+        ),
         # mixtures of experts
         "gpt_oss": "gpt_oss",
         "qwen_moe": "qwen2_moe qwen3_moe",
@@ -77,6 +86,7 @@ MODULES: dict[str, str] = {
         "meituan": "longcat_flash",
         "skt": "axk1 axk2",
         # recurrent state, alone or beside attention
+        "rwkv": "rwkv",
         "ssm": "mamba mamba2 falcon_mamba xlstm rwkv6 rwkv7 recurrent_gemma",
         "hybrid": "falcon_h1 jamba zamba zamba2 granitemoehybrid nemotron_h olmo_hybrid lfm2",
         "liquid": "lfm2_moe lfm3",

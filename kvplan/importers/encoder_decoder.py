@@ -12,10 +12,12 @@ from kvplan.importers.config import LAYER_LIMIT, Config
 from kvplan.importers.parts import decoder
 from kvplan.specs import Attention, Dense, Layer, ModelSpec, Tower, Weight, replace
 
+__all__ = ["NAMES", "bart_frame", "bart_layer"]
+
 NAMES = "q_proj k_proj v_proj out_proj"
 
 
-def _decoder_layer(c: Config, hidden: int, heads: int, width: int, bias: str) -> Layer:
+def bart_layer(c: Config, hidden: int, heads: int, width: int, bias: str) -> Layer:
     """A decoder layer of BART's shape: self-attention, cross-attention and MLP, a LayerNorm for each."""
     count = c.int("decoder_attention_heads", heads)
     dim = c.divides("decoder_attention_heads", hidden, count, "d_model")
@@ -37,25 +39,48 @@ def _encoder(c: Config, hidden: int, layers: int, width: int, bias: str, outside
     return Tower("encoder", count * (4 * hidden * hidden + 2 * hidden * width) + kernels + vectors, False, vectors)
 
 
-@importer("bart")
-def bart(c: Config) -> ModelSpec:
-    """BART: post-norm, learned positions with two spare rows, a LayerNorm behind them (transformers models/bart)."""
-    hidden = c.int(either(c, "d_model", "hidden_size"), 1024)
-    layers, context = c.layers("decoder_layers", 12), c.int("max_position_embeddings", 1024)
-    table = (context + 2) * hidden
+def bart_frame(
+    c: Config,
+    *,
+    hidden: int = 1024,
+    depth: int = 12,
+    encoder_depth: int = 12,
+    heads: int = 16,
+    width: int = 4096,
+    vocab: int = 50265,
+    context: int = 1024,
+    spare: int = 2,
+    norms: int = 1,
+    bias: str = "qkvo",
+    beside: int = 0,
+) -> ModelSpec:
+    """The frame of BART and its kin; the keywords are the defaults and details in which their classes differ.
+
+    ``spare`` rows of the positions stand before the first; ``norms`` LayerNorms stand around each stack's layers;
+    ``beside`` counts what else only the encoder has.
+    """
+    hidden = c.int(either(c, "d_model", "hidden_size"), hidden)
+    layers, positions = c.layers("decoder_layers", depth), c.int("max_position_embeddings", context)
+    table, around = (positions + spare) * hidden, norms * 2 * hidden
     spec = decoder(
         c,
         hidden,
-        (_decoder_layer(c, hidden, 16, 4096, "qkvo"),) * layers,
-        vocab=50265,
-        positions=1024,
+        (bart_layer(c, hidden, heads, width, bias),) * layers,
+        vocab=vocab,
+        positions=context,
         tied=True,
-        final_norm=2 * hidden,
+        final_norm=around,
         prefix="model.decoder.layers",
         encoder="source text",
-        towers=(_encoder(c, hidden, 12, 4096, "qkvo", table + 2 * hidden),),
+        towers=(_encoder(c, hidden, encoder_depth, width, bias, table + around + beside),),
     )
     return replace(spec, positions=table)
+
+
+@importer("bart")
+def bart(c: Config) -> ModelSpec:
+    """BART: post-norm, learned positions with two spare rows, a LayerNorm behind them (transformers models/bart)."""
+    return bart_frame(c)
 
 
 @importer("whisper")
@@ -68,7 +93,7 @@ def whisper(c: Config) -> ModelSpec:
     spec = decoder(
         c,
         hidden,
-        (_decoder_layer(c, hidden, 6, 1536, "qvo"),) * layers,
+        (bart_layer(c, hidden, 6, 1536, "qvo"),) * layers,
         vocab=51865,
         positions=context,
         tied=True,

@@ -1,4 +1,4 @@
-"""Microsoft: Phi 1 to 4, Phi-3.5-MoE and BitNet."""
+"""Microsoft: Phi 1 to 4, Phi-3.5-MoE, Phi-4 multimodal and BitNet."""
 
 from __future__ import annotations
 
@@ -69,13 +69,28 @@ def phi3(c: Config) -> ModelSpec:
     A window at or above the context (262,144 in the 128k files) binds nothing before it is reached. The class reads
     no full_attn_mod, mlp_bias or lm_head_bias.
     """
+    return _phi3(c)
+
+
+def _phi3(c: Config, kv_heads: int | None = None, vocab: int = 32064, positions: int = 4096) -> ModelSpec:
+    """The frame of Phi-3 and Phi-4 multimodal; the keywords are the defaults in which their classes differ."""
     hidden, layers = c.int("hidden_size", 3072), c.layers(default=32)
+    window = c.maybe_int("sliding_window")
     attention = grouped_attention(
-        c, hidden, heads=32, window=c.maybe_int("sliding_window"), names="qkv_proj qkv_proj qkv_proj o_proj"
+        c, hidden, heads=32, kv_heads=kv_heads, window=window, names="qkv_proj qkv_proj qkv_proj o_proj"
     )
     mlp = Dense(c.int("intermediate_size", 8192), names="gate_up_proj gate_up_proj down_proj")
     layer = Layer((attention,), (mlp,), norms=2 * hidden)
-    return decoder(c, hidden, (layer,) * layers, vocab=32064, positions=4096)
+    return decoder(c, hidden, (layer,) * layers, vocab=vocab, positions=positions)
+
+
+@importer("phi4_multimodal")
+def phi4_multimodal(c: Config) -> ModelSpec:
+    """Phi-4 multimodal: Phi-4 mini that sees and hears; the class has no LoRA adapters (models/phi4_multimodal)."""
+    from kvplan.importers.towers import towers  # text-only files never need it
+
+    text = _phi3(c, kv_heads=8, vocab=200064, positions=131072)
+    return replace(text, towers=towers(c, counted=True, hidden=text.hidden))
 
 
 @importer("phi3small")

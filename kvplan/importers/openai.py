@@ -1,4 +1,4 @@
-"""OpenAI's GPT-2 and what was published in its shape."""
+"""OpenAI's GPT and GPT-2, and what was published in their shape."""
 
 from __future__ import annotations
 
@@ -42,5 +42,28 @@ def gpt2_frame(c: Config, hidden: int, attention: Attention) -> ModelSpec:
         final_norm=2 * hidden,
         prefix="transformer.h",
         encoder="encoder states" if crossed else "",
+    )
+    return replace(spec, positions=context * hidden)
+
+
+@importer("openai-gpt")
+def openai_gpt(c: Config) -> ModelSpec:
+    """GPT, the first: norms after, an MLP of four times the width, none at the end (transformers models/openai)."""
+    hidden = c.int(either(c, "n_embd", "hidden_size"), 768)
+    layers = c.layers(either(c, "n_layer", "num_hidden_layers"), 12)
+    context = c.int(either(c, "n_positions", "max_position_embeddings"), 512)
+    key = either(c, "n_head", "num_attention_heads")
+    attention = equal_heads(c, hidden, key, 12, bias="qkvo", module="attn", names=FUSED, transformers_parts=())
+    c.notes.append("the transformers class takes and returns no cache: generate() runs the whole text again")
+    mlp = Dense(4 * hidden, gated=False, bias="ud", names="c_fc c_fc c_proj")
+    spec = decoder(
+        c,
+        hidden,
+        (Layer((attention,), (mlp,), norms=4 * hidden),) * layers,
+        vocab=40478,
+        positions=context,
+        tied=True,
+        final_norm=0,
+        prefix="transformer.h",
     )
     return replace(spec, positions=context * hidden)

@@ -84,6 +84,23 @@ BASES: dict[str, dict[str, Any]] = {
     # sliding layers have heads of their own, as Gemma 4's global layers have
     "dots3_note": {"text_config": _MIXED_HEADS},
     "dots3_note_text": _MIXED_HEADS,
+    # Blenderbot: the decoder's class makes as many caches as the encoder has layers, 2, and needs 24
+    "blenderbot": {"encoder_layers": 5, "decoder_layers": 3},
+    # Minitron 8B: KV heads have no default
+    "nemotron": {
+        "hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 5, "num_attention_heads": 48,
+        "head_dim": 128, "num_key_value_heads": 8,
+    },
+    # classes that look at positions by value
+    "moshi": {
+        "vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "ffn_dim": 96, "sliding_window": 24, "max_position_embeddings": 128,
+    },
+    "prophetnet": {
+        "vocab_size": 500, "hidden_size": 64, "num_encoder_layers": 3, "num_decoder_layers": 3, "ngram": 3,
+        "num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4, "encoder_ffn_dim": 96,
+        "decoder_ffn_dim": 80, "max_position_embeddings": 64,
+    },
     # null, the default, is no head_dim that the class can work with
     "hunyuan_v1_dense": {"head_dim": 128},
     "hunyuan_v1_moe": {"head_dim": 128, "num_experts": 16, "moe_topk": 2},
@@ -122,6 +139,8 @@ REDUCED: frozenset[str] = frozenset(
         "gemma4_unified",
         "jetmoe",
         "longcat_flash",
+        "moshi",
+        "prophetnet",
         "qwen4_exp",
         "qwen4_exp_text",
         "xlm",

@@ -184,6 +184,10 @@ def predict(raw: dict[str, Any], context: int, batch: int) -> dict[str, int]:
 EXACT = ("parameters", "cache_bytes", "cache_bytes_next")
 
 
+# classes whose decode step projects every cached value again, which kvplan does not count: their step is not claimed
+REPROJECTS = frozenset({"doge"})
+
+
 def counted(spec: ModelSpec) -> tuple[str, ...]:
     """Which FLOPs torch's counter must equal: those of softmax attention and dense MLPs.
 
@@ -195,6 +199,12 @@ def counted(spec: ModelSpec) -> tuple[str, ...]:
     plain = all(isinstance(m, Attention) and m.indexer is None and m.chunk is None for m in mixers)
     if not dense or not all(isinstance(m, (Attention, Latent)) and m.indexer is None for m in mixers):
         return ()
+    # a class that keeps other entries than its attention needs multiplies those (GPT-Neo all, GPT-1 and XLM none)
+    odd = any(
+        getattr(m, "transformers_keeps_all", False) or getattr(m, "transformers_parts", None) is not None
+        for m in mixers
+    )
+    plain = plain and not odd and spec.model_type not in REPROJECTS
     return ("prefill_flops", "decode_flops") if plain else ("prefill_flops",)
 
 

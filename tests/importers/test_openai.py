@@ -5,6 +5,7 @@ import pytest
 from kvplan.costs import profile
 from kvplan.errors import InvalidInput
 from kvplan.importers import from_config
+from tests.importers.probe import kept
 
 
 def test_defaults_are_gpt2_small():
@@ -25,3 +26,11 @@ def test_grouped_heads_are_not_built():
     spec = from_config({"model_type": "gpt2", "num_key_value_heads": 4})
     assert spec.layers == from_config({"model_type": "gpt2"}).layers
     assert any("num_key_value_heads (4) and builds 12" in note for note in spec.notes)
+
+
+def test_the_first_gpt_has_no_cache():
+    """GPT (117M; 116,534,784 by its class): keys and values in mathematics, nothing in the class, and a note."""
+    raw = {"model_type": "openai-gpt"}
+    assert profile(from_config(raw)).parameters == 116_534_784
+    assert (kept(raw, 40), kept(raw, 40, transformers=True)) == (12 * 40 * 2 * 768 * 2, 0)
+    assert any("returns no cache" in note for note in from_config(raw).notes)

@@ -1,9 +1,9 @@
-"""Readers of images and sound without the usual tower: patches through one matrix, SAM, a tokenizer of images."""
+"""Readers of images and sound with towers of their own: one matrix, SAM, a tokenizer of images, a conformer."""
 
 from __future__ import annotations
 
 from kvplan.importers.config import Config
-from kvplan.importers.towers import audio
+from kvplan.importers.towers import audio, vision
 from kvplan.importers.towers.families import AUDIO, PROJECTOR, TOWER, Family, Sizes
 from kvplan.importers.towers.sizes import Size, block, conv, linear, mlp, norm, part, stack, table
 
@@ -22,6 +22,14 @@ EMU3_VQ = {
     "channel_multiplier": [1, 2, 2, 4],
     "num_res_blocks": 2,
     "attn_resolutions": [3],
+}
+# Phi-4 multimodal's SigLIP, which its configuration class has as defaults.
+SIGLIP_SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "image_size": 448,
+    "patch_size": 14,
 }
 EMU3_SIZE = Size(29_360_128, 270_740_287 - 29_360_128)
 
@@ -99,10 +107,42 @@ def emu3(c: Config, hidden: int | None) -> Sizes:
     return {"model.vqmodel": EMU3_SIZE} if published else {}
 
 
+def _conformer(a: Config, width: int) -> Size:
+    """Phi-4's conformer layer: an MLP on either side of attention and a convolution cut in depth and points."""
+    inner = a.int("intermediate_size", 1536)
+    half = norm(width) + linear(width, 2 * inner) + linear(inner, width)
+    out, deep = a.int("ext_pw_out_channel", 1024), a.int("depthwise_separable_out_channel", 1024)
+    spread = width * a.int("depthwise_multiplier", 1)
+    glu = conv(width, 2 * out, 1) + table(2, out)
+    light = norm(width) + glu + conv(1, spread, a.int("kernel_size", 3)) + conv(spread, deep, 1) + conv(width, out, 1)
+    return stack(2, half) + stack(4, linear(width, width)) + light + stack(2, norm(width))
+
+
+def phi4_multimodal(c: Config, hidden: int | None) -> Sizes:
+    """SigLIP, and a conformer behind strided convolutions, each with projectors (transformers models/phi4_multimodal)."""
+    v, a, out = part(c, "vision_config"), part(c, "audio_config"), hidden or 3072
+    v.raw = SIGLIP_SO400M | {key: value for key, value in v.raw.items() if key != "vision_use_head"}
+    tower, width = vision.siglip(v), a.int("hidden_size", 1024)
+    size, channels, bins = Size(), a.int("nemo_conv_channels", 1024), a.int("input_size", 80)
+    steps = a.int("time_reduction", 8, least=2).bit_length() - 1
+    for step in range(steps):
+        bins = (bins + 1) // 2
+        size += conv(1, channels, 9) + (conv(channels, channels, 1) if step else Size())
+    distances = a.int("bias_max_distance", 1000) * (1 if a.bool("bias_symmetric") else 2)
+    size += linear(channels * bins, width) + table(distances, a.int("num_attention_heads", 16))
+    size += stack(a.layers("num_blocks", 24), _conformer(a, width))
+    speech = mlp(width * a.int("downsample_rate", 1), out, out)
+    return {
+        "model.embed_tokens_extend.image_embed": tower.size + mlp(tower.width, out, out) + table(2, tower.width),
+        "model.embed_tokens_extend.audio_embed": size + stack(2, speech),  # for speech alone, and beside images
+    }
+
+
 READERS: dict[str, Family] = {
     "emu3": emu3,
     "fuyu": fuyu,
     "gemma4_unified": gemma4_unified,
     "got_ocr2": got_ocr2,
     "moss_transcribe_diarize": moss_transcribe_diarize,
+    "phi4_multimodal": phi4_multimodal,
 }
