@@ -19,7 +19,7 @@ def xlm(c: Config) -> ModelSpec:
     if not c.bool("is_encoder", True):
         raise c.error("is_encoder", False, "true: the class builds no other")
     if c.bool("asm"):
-        raise c.error("asm", True, "false: the class does not build with an adaptive softmax")
+        raise c.error("asm", True, "false: the class does not run with an adaptive softmax")
     hidden, layers = (
         c.int(either(c, "emb_dim", "hidden_size"), 2048),
         c.layers(either(c, "n_layers", "num_hidden_layers"), 12),
@@ -36,7 +36,8 @@ def xlm(c: Config) -> ModelSpec:
         "the transformers class keeps no cache from one call to the next: generate() runs the whole text again"
     )
     mlp = Dense(4 * hidden, gated=False, bias="ud", module="ffns", names="lin1 lin1 lin2")
-    c.raw = {"vocab_size": c.get("n_words")} | c.raw if c.has("n_words") else c.raw  # the older name
+    if either(c, "vocab_size", "n_words") == "n_words":  # the older name
+        c.raw = c.raw | {"vocab_size": c.raw["n_words"]}
     spec = decoder(
         c,
         hidden,
@@ -86,8 +87,8 @@ def xlnet(c: Config) -> ModelSpec:
         extra=(relative, vector("rel_attn.r_biases", 3 * width), vector("rel_attn.seg_embed", 2 * width)),
     )
     mlp = Dense(c.int("d_inner", 4096), gated=False, bias="ud", module="ff", names="layer_1 layer_1 layer_2")
-    # scores by position are estimated: the class makes them for twice as many distances as there are tokens
-    c.notes.append("scores of relative positions are not in the FLOPs")
+    # the class makes them for twice as many distances as there are tokens, and keys and values of the memory anew
+    c.notes.append("scores of relative positions, and keys and values made anew from states, are not in the FLOPs")
     return decoder(
         c,
         hidden,
@@ -105,7 +106,7 @@ def reformer(c: Config) -> ModelSpec:
     """Reformer: local and hashed attention by turns, reversible layers (transformers models/reformer).
 
     A layer keeps the states that enter it, of all tokens, and a hashed one (LSH) a 64-bit bucket per head and hash
-    besides; the class starts to count buckets at lsh_attn_chunk_length tokens. Queries and keys of LSH are one matrix.
+    besides. Queries and keys of LSH are one matrix.
     """
     if not c.bool("is_decoder"):
         raise c.error("is_decoder", False, "true: ReformerModelWithLMHead takes decoders alone")
@@ -126,6 +127,11 @@ def reformer(c: Config) -> ModelSpec:
     layers = tuple(Layer((hashed if kind == "lsh" else local,), (mlp,), norms=4 * hidden) for kind in kinds)
     c.overruled("num_hidden_layers", len(kinds))
     c.overruled("tie_word_embeddings", False)
+    if "lsh" in kinds:
+        chunk = c.int("lsh_attn_chunk_length", 64)
+        c.notes.append(
+            f"buckets are counted for every token; after a prompt of at most {chunk} tokens the class keeps none"
+        )
     c.ignore("chunk_size_lm_head")  # tokens whose logits are made at once
     # both streams of the reversible layers meet in the last norm and in the logits
     spec = decoder(
