@@ -1,12 +1,18 @@
 """The ledger of an answer: its terms with formula and source, what it leaves out, and its notes."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from kvplan.costs import Held, Omission, Term, entries, held_bytes
 from kvplan.planner import Answer
 from kvplan.settings import RUNTIME_SOURCE
 from kvplan.specs import Attention
 from kvplan.units import format_count
+
+if TYPE_CHECKING:
+    from kvplan.engines.policy import Line
 
 __all__ = ["notes", "omitted", "terms"]
 
@@ -17,8 +23,11 @@ def terms(a: Answer) -> Iterator[Term]:
     if a.weights:
         for category, size in a.weights.by_category.items():
             yield Term(f"weights/{category}", size, "bytes", a.weights.basis, "sum over tensors", a.weights.source)
+    if a.served:
+        for line in a.served.lines:
+            yield Term(_layered(line), line.size, "bytes", line.basis, line.formula, line.source)
     rounding = 0
-    for held in a.held:
+    for held in () if a.served else a.held:
         plain = held_bytes(held, s.context, s.encoder_context)
         rounding += held_bytes(held, s.context, s.encoder_context, s.page) - plain
         yield Term(
@@ -96,6 +105,13 @@ def terms(a: Answer) -> Iterator[Term]:
                 )
 
 
+def _layered(line: Line) -> str:
+    """The path of a line with the layers that it stands for."""
+    if not line.layers:
+        return line.path
+    return f"{line.path} ({line.layers} layer{'s' if line.layers > 1 else ''})"
+
+
 def _rank_terms(a: Answer) -> Iterator[Term]:
     """What the fullest GPU holds of weights and caches, where there are several; paths say that they are per GPU."""
     s = a.settings
@@ -103,6 +119,10 @@ def _rank_terms(a: Answer) -> Iterator[Term]:
     if a.weights:
         rule = "its layers, matrices / tp, norms and latents whole"
         yield Term("per_gpu/weights", heaviest.weights, "bytes", a.weights.basis, rule, a.weights.source)
+    if a.served:
+        for line in a.served.rank:
+            yield Term(f"per_gpu/{_layered(line)}", line.size, "bytes", line.basis, line.formula, line.source)
+        return
     fullest = max(a.stages, key=lambda stage: stage.lean.at(s.context))
     for held in fullest.held:
         size = s.rank_sequences * held_bytes(held, s.context, s.encoder_context, s.page)
@@ -122,6 +142,10 @@ def _memory_terms(a: Answer) -> Iterator[Term]:
         yield Term(
             "engine/reserve", kept, "bytes", "exact", f"memory x (1 - {s.utilization:g})", "--gpu-memory-utilization"
         )
+    if a.served:
+        for line in a.served.kept:
+            yield Term(line.path, line.size, "bytes", line.basis, line.formula, line.source)
+        return
     if s.engine.prefill_storage:
         yield Term(
             "engine/prefill_storage",
@@ -206,9 +230,9 @@ def notes(a: Answer) -> Iterator[str]:
         p.store_as for st in a.profile.plan.stores for p in st.parts
     }:
         yield "latents are stored in K's format; the format of V has no effect on them"
-    if dict(s.inputs)["scheme"] and s.engine.name == "transformers":
+    if dict(s.inputs)["scheme"] and s.engine.name != "ideal":
         yield (
-            f"engine transformers has no cache made for {dict(s.inputs)['scheme']!r}: these are the bytes that its rules"
+            f"engine {s.engine.name} has no cache made for {dict(s.inputs)['scheme']!r}: these are the bytes that its rules"
             " would give the tensors of a class under that scheme"
         )
     yield from s.engine.ignores

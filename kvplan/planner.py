@@ -1,7 +1,7 @@
 """The main question: one model, one way of serving it, one answer. Numbers only; ``ledger.py`` and ``report.py`` give them words."""
 
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvplan import formulas
 from kvplan.checkpoint import WeightBytes, weight_bytes, weights_known
@@ -13,6 +13,9 @@ from kvplan.settings import PREFILL_CHUNK, Settings
 from kvplan.solver import largest
 from kvplan.specs import Dense, ModelSpec, MoE
 from kvplan.stages import Lean, Stage, pipeline
+
+if TYPE_CHECKING:
+    from kvplan.serving import Served
 
 __all__ = ["Answer", "Capacity", "Times", "answer"]
 
@@ -59,6 +62,7 @@ class _Numbers(NamedTuple):
     host_bytes: int  # of all sequences, in host memory
     disk_bytes: int
     link_bytes: int  # over the link to the host at every decode step
+    served: "Served | None" = None  # of an engine with rules of its own
 
 
 class Answer(_Numbers):
@@ -67,7 +71,7 @@ class Answer(_Numbers):
     @property
     def kv_bytes(self) -> int:
         """Bytes of all sequences of the batch."""
-        return self.bytes_per_sequence * self.settings.batch
+        return self.served.total if self.served else self.bytes_per_sequence * self.settings.batch
 
     @property
     def weights_per_gpu(self) -> int | None:
@@ -122,6 +126,18 @@ def answer(spec: ModelSpec, settings: Settings) -> Answer:
     storage = 0
     if s.engine.prefill_storage:
         storage = sequences * max(stage.lean.storage(s.context) for stage in stages)
+    served, capacity, per_gpu = None, None, 0
+    if s.engine.policy is None:
+        per_gpu = sequences * max(on_gpu(spec, stage.lean.at(s.context)) for stage in stages)
+        if weights is not None and s.memory_bytes is not None:
+            capacity = _capacity(spec, s, stages)
+    else:
+        # imported when asked for: an engine without rules of its own needs none of it
+        from kvplan.serving import serve
+
+        served = serve(spec, s, stages, known)
+        sequence, state, per_gpu = served.sequence, served.state, served.per_gpu
+        capacity = _served_capacity(s, served)
     return Answer(
         spec,
         s,
@@ -133,7 +149,7 @@ def answer(spec: ModelSpec, settings: Settings) -> Answer:
         marginal,
         sequence,
         state,
-        sequences * max(on_gpu(spec, stage.lean.at(s.context)) for stage in stages),
+        per_gpu,
         read * s.batch,
         prefill_flops(
             p,
@@ -146,8 +162,26 @@ def answer(spec: ModelSpec, settings: Settings) -> Answer:
         decode_flops(p, s.context, s.batch, encoder_tokens=s.encoder_context),
         activation_peak(spec, s, s.context, sequences),
         storage,
-        _capacity(spec, s, stages) if weights is not None and s.memory_bytes is not None else None,
+        capacity,
         *_away(spec, sequence * s.batch, read * s.batch),
+        served,
+    )
+
+
+def _served_capacity(s: Settings, served: "Served") -> Capacity | None:
+    if served.limits is None or served.pool is None:
+        return None
+    fits, max_batch, max_context, binding = served.limits
+    tokens = served.pool.tokens
+    return Capacity(
+        fits,
+        s.memory_bytes or 0,
+        usable_bytes(s),
+        served.pool.size,
+        tokens * s.dp if tokens is not None else None,
+        max_batch,
+        max_context,
+        binding,
     )
 
 

@@ -61,6 +61,7 @@ def text(report: Report, width: int, color: bool) -> str:
     c.print()
     _columns(c, list(report.rows()), ({}, {"justify": "right", "style": "bold"}, {"style": "dim"}))
     for title, items in (
+        (f"what {report.engine['name']} prints", report.engine["printed"]),
         ("notes", report.notes),
         ("left out", tuple(f"{o.path}: {o.why}" for o in report.omitted)),
         ("try", report.suggestions),

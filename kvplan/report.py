@@ -55,6 +55,23 @@ class Report(_Asked):
         """What fits; None without a GPU or where the weights are unknown."""
         return self.answer.capacity
 
+    @property
+    def engine(self) -> dict[str, Any]:
+        """The engine: name, version, its own facts and log lines at these settings, and what it does not honour.
+
+        ``facts`` are under the engine's own names (``num_gpu_blocks``, ``n_ctx`` ...), ``printed`` in its own units and
+        rounding; both are empty for ``ideal``, and where a pool cannot be said without a GPU.
+        """
+        engine, served = self.answer.settings.engine, self.answer.served
+        said = [part for part in (served.stated, served.pool) if part] if served else []
+        return {
+            "name": engine.name,
+            "version": engine.version or None,
+            "facts": dict(fact for part in said for fact in part.facts),
+            "printed": [line for part in said for line in part.printed],
+            "ignores": list(engine.ignores),
+        }
+
     @cached_property
     def terms(self) -> tuple[Term, ...]:
         """The ledger: every named amount with its unit, basis, formula and source."""
@@ -111,6 +128,7 @@ class Report(_Asked):
             }
             if t
             else None,
+            "engine": self.engine,
             "terms": [term._asdict() for term in self.terms],
             "omitted": [omission._asdict() for omission in self.omitted],
             "notes": list(self.notes),
@@ -145,6 +163,7 @@ class Report(_Asked):
             value = f"{term.value:,}" if isinstance(term.value, int) else f"{term.value:.6g}"
             lines.append(f"| {term.path} | {value} | {term.unit} | {term.basis} | {_cell(term.formula)} |")
         for title, items in (
+            (f"What {self.engine['name']} prints", [f"`{line}`" for line in self.engine["printed"]]),
             ("Left out", [f"{o.path}: {o.why}" for o in self.omitted]),
             ("Notes", list(self.notes)),
             ("Try", [f"`{s}`" for s in self.suggestions]),
@@ -176,6 +195,8 @@ class Report(_Asked):
         name = s.gpu.label if s.gpu else f"{format_bytes(s.memory_bytes or 0)} of memory"
         used = sum(size for _, size in self.memory())
         name = f"{gpus} × {name}" if gpus > 1 else name
+        if not c.fits and used <= c.usable_bytes:  # an engine's own rule, not a sum of bytes
+            return f"does not start on {name} with {where} (binding: {c.binding})"
         if c.fits:
             return f"fits on {name}: {format_bytes(c.usable_bytes - used)} free after {where}"
         short = format_bytes(used - c.usable_bytes)
@@ -185,6 +206,13 @@ class Report(_Asked):
         """Bytes on the fullest GPU: weights, cache, overhead (engine storage, activations, runtime)."""
         a = self.answer
         s = a.settings
+
+        if a.served:
+            return [
+                ("weights", a.served.weights or 0),
+                ("KV cache", a.served.per_gpu),
+                ("overhead (estimated)", sum(line.size for line in a.served.kept)),
+            ]
 
         def parts(stage: Stage) -> tuple[int, int, int]:
             storage = stage.lean.storage(s.context) if s.engine.prefill_storage else 0

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from kvplan.catalog import Gpu, find_gpu
 from kvplan.costs import Formats, resolve_formats
-from kvplan.engines import Engine, find_engine
+from kvplan.engines import Engine, Option, find_engine
 from kvplan.errors import InvalidInput
 from kvplan.formats import find_format
 from kvplan.specs import PLAIN, Attention, ModelSpec, Quantization, QuantRule, Recurrent, Storage
@@ -52,6 +52,7 @@ class Settings(NamedTuple):
     bandwidth_efficiency: float
     host_bandwidth: float  # bytes/s between GPU and host memory, one direction
     disk_bandwidth: float  # bytes/s from disk
+    options: dict[str, Any]  # the engine's own, checked
     inputs: tuple[tuple[str, Any], ...]  # what the report echoes
 
     @property
@@ -97,10 +98,25 @@ def read_settings(
     """
     found = find_engine(engine, engine_version)
     options = _options(found, engine_options)
+    given: dict[str, Any] = {
+        "context": context,
+        "kv_dtype": kv_dtype,
+        "cache_type_k": cache_type_k,
+        "cache_type_v": cache_type_v,
+        "block_size": block_size,
+        "gpu_memory_utilization": gpu_memory_utilization,
+    }
+    _merge(found, options, given)
+    context, kv_dtype, cache_type_k, cache_type_v, block_size, gpu_memory_utilization = given.values()
     if context is None:
         context = min(DEFAULT_CONTEXT, spec.max_context or DEFAULT_CONTEXT)
     tokens, sequences = parse_count(context, "context"), parse_count(batch, "batch")
     encoder = parse_count(encoder_context, "encoder_context", least=0)
+    own = dict(found.cache_names)
+    if isinstance(kv_dtype, str) and kv_dtype in own:
+        options["kv_cache_dtype"], kv_dtype = kv_dtype, own[kv_dtype]
+    elif kv_dtype is None and not (spec.cache_type_k or spec.cache_type_v):
+        kv_dtype = found.default_kv or None
     formats = resolve_formats(spec, dtype, kv_dtype, cache_type_k, cache_type_v)
     if gpu is not None and not isinstance(gpu, str):
         raise InvalidInput("gpu", gpu, "the name of an accelerator, e.g. h100-80gb-sxm")
@@ -117,6 +133,8 @@ def read_settings(
             raise InvalidInput("block_size", block_size, f"nothing: engine {found.name} does not page its cache")
         if page > 2**20:
             raise InvalidInput("block_size", block_size, "at most 2**20 tokens")
+        if found.policy is not None:  # its own rules say what a block is
+            options["block_size"], page = page, 1
     utilization = found.utilization
     if gpu_memory_utilization is not None:
         utilization = _share(gpu_memory_utilization, "gpu_memory_utilization")
@@ -180,8 +198,26 @@ def read_settings(
         _share(bandwidth_efficiency, "bandwidth_efficiency"),
         float(host),
         float(disk),
+        options,
         tuple(inputs.items()),
     )
+
+
+def _merge(engine: Engine, options: dict[str, Any], given: dict[str, Any]) -> None:
+    """Puts options that mean a flag of every engine where that flag is; a setting given twice must agree."""
+    for option in engine.options:
+        if not option.common or option.name not in options:
+            continue
+        value, flag = options[option.name], given[option.common]
+        if flag is not None and _plain(option, flag) != value:
+            raise InvalidInput(
+                "engine_options", f"{option.name}={value}", f"the value of {option.common}, which was given too ({flag})"
+            )
+        given[option.common] = value
+
+
+def _plain(option: Option, value: Any) -> Any:
+    return parse_count(value, option.common) if option.kind == "count" else value
 
 
 def _host_rate(gpu: Gpu | None) -> int:
@@ -209,15 +245,50 @@ def _share(value: object, field: str) -> float:
 
 
 def _options(engine: Engine, given: dict[str, Any] | None) -> dict[str, Any]:
+    """The engine's own options, each of its kind."""
     if given is None:
         return {}
     if not isinstance(given, dict):
         raise InvalidInput("engine_options", given, "a mapping of the engine's own flag names to values")
-    for name in given:
-        if name not in engine.options:
-            known = ", ".join(engine.options) or "none"
-            raise InvalidInput("engine_options", name, f"options of engine {engine.name}: {known}")
-    return dict(given)
+    known = {option.name: option for option in engine.options}
+    options = {}
+    for name, value in given.items():
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise InvalidInput("engine_options", name, f"options of engine {engine.name}: {names}")
+        if value is not None:
+            options[name] = _checked(known[name], value)
+    return options
+
+
+def _checked(option: Option, value: Any) -> Any:
+    field = f"engine_options {option.name}"
+    if option.kind == "count":
+        return parse_count(value, field, least=option.least)
+    if option.kind == "bytes":
+        return parse_bytes(value, field)
+    if option.kind == "flag":
+        words = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
+        found = value if isinstance(value, bool) else words.get(str(value).lower())
+        if found is None:
+            raise InvalidInput(field, value, "true or false, on or off")
+        return found
+    if option.kind in ("share", "number"):
+        number = value
+        if isinstance(value, str):
+            try:
+                number = float(value)
+            except ValueError:
+                raise InvalidInput(field, value, "a number, e.g. 0.9") from None
+        if option.kind == "share":
+            return _share(number, field)
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < 2**48:
+            raise InvalidInput(field, value, "a number from 0 up")
+        return number
+    text = str(value) if not isinstance(value, bool) else str(value).lower()
+    if option.words and text not in option.words:
+        raise InvalidInput(field, value, ", ".join(option.words))
+    return text
 
 
 def _weight_format(spec: ModelSpec, weight_dtype: str | None) -> Quantization | None:

@@ -1,19 +1,34 @@
 """What an engine really allocates for a cache, and what it keeps back: one module per engine, each naming its version.
 
-An engine is data and small functions. ``parts_of`` says which tensors it keeps for a mixer; ``page`` whether it rounds
-entries up to blocks; ``prefill_tokens`` how many tokens run at once; ``prefill_storage`` whether a one-shot prefill
-keeps full-length tensors alive behind its windows. A new engine with known behaviour is one more entry here.
+An engine is data and small functions. ``parts_of`` says which tensors it keeps for a mixer; ``paged`` whether it rounds
+entries up to blocks; ``one_shot_prefill`` whether a prompt runs at once; ``prefill_storage`` whether that keeps
+full-length tensors alive behind windows. An engine with pools, groups or cells of its own has a ``policy`` (see
+``policy.py``). A new engine with known behaviour is one more entry here.
 """
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvplan.cache import mixer_parts
 from kvplan.errors import InvalidInput, UnknownName
 from kvplan.specs import Mixer, Part
 
-__all__ = ["ENGINES", "Engine", "find_engine"]
+if TYPE_CHECKING:
+    from kvplan.engines.policy import Policy
+
+__all__ = ["ENGINES", "Engine", "Option", "find_engine"]
+
+
+class Option(NamedTuple):
+    """A setting of one engine, under the engine's own flag name."""
+
+    name: str
+    kind: str  # count | bytes | flag | share | number | word | text
+    help: str
+    words: tuple[str, ...] = ()  # of a word
+    least: int = 1  # of a count
+    common: str = ""  # the flag of every engine that means the same: given here, it is given there
 
 
 class Engine(NamedTuple):
@@ -28,8 +43,12 @@ class Engine(NamedTuple):
     paged: bool = False  # honours block_size
     one_shot_prefill: bool = False  # the whole prompt runs at once, else chunks of PREFILL_CHUNK tokens
     prefill_storage: bool = False  # windows are views of full-length tensors right after a one-shot prefill
-    options: tuple[str, ...] = ()
-    ignores: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
+    ignores: tuple[str, ...] = ()  # what it does not honour, a sentence each
+    policy: "Policy | None" = None
+    default_kv: str = ""  # the cache's format where nobody says; "": the checkpoint's or the compute dtype
+    cache_names: tuple[tuple[str, str], ...] = ()  # its own names of cache formats, and which format each stores
+    versions: tuple[str, ...] = ()  # whose rules it holds, oldest first; () = this one alone
 
 
 IDEAL = Engine(
@@ -53,7 +72,14 @@ def find_engine(name: str, version: str | None = None) -> Engine:
     if str(name).lower() not in ENGINES:
         raise UnknownName("engine", str(name), ENGINES)
     entry = ENGINES[name.lower()]
-    engine: Engine = import_module(entry).ENGINE if isinstance(entry, str) else entry
+    if not isinstance(entry, str):
+        engine = entry
+    else:
+        module: Any = import_module(entry)
+        engine = module.ENGINE
+        if version and engine.versions:
+            at: Engine = module.at(version)  # raises InvalidInput for a version whose rules it does not hold
+            return at
     if version and engine.version and not engine.version.startswith(version):
         raise InvalidInput("engine_version", version, f"{engine.version} (the version whose rules kvplan holds)")
     if version and not engine.version:

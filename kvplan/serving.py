@@ -1,0 +1,168 @@
+"""Engines with rules of their own: what their caches take, the pool they make of a GPU, and what fits into it.
+
+``planner.py`` asks here instead of adding up parts where ``Engine.policy`` is set. The engine says how many bytes; here
+it is asked once for the whole model (one GPU, one stage), and once per pipeline stage of a tensor-parallel rank.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kvplan.engines.policy import Budget, Case, Line, Policy, Pool, Room, Stated
+from kvplan.errors import InvalidInput
+from kvplan.settings import Settings
+from kvplan.solver import largest
+from kvplan.specs import ModelSpec
+from kvplan.stages import Stage
+
+__all__ = ["Limits", "Served", "serve"]
+
+
+class Limits(NamedTuple):
+    """What fits: counts of the whole deployment; None where nothing grows."""
+
+    fits: bool
+    max_batch: int | None
+    max_context: int | None
+    binding: str
+
+
+class Served(NamedTuple):
+    """What an engine makes of one question; bytes."""
+
+    lines: tuple[Line, ...]  # the whole model and all sequences, as if on one GPU
+    sequence: int  # the same for one sequence
+    state: int  # of which recurrent and convolution state
+    rank: tuple[Line, ...]  # on the fullest GPU
+    per_gpu: int
+    kept: tuple[Line, ...]  # what the engine keeps back on the GPU with the least room, weights apart
+    weights: int | None  # on that GPU
+    stated: Stated  # what needs no GPU
+    pool: Pool | None  # None where it cannot be said without a GPU or without weights
+    limits: Limits | None  # None without a GPU
+
+    @property
+    def total(self) -> int:
+        """Bytes of all sequences of the batch."""
+        return sum(line.size for line in self.lines)
+
+
+def serve(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...], weights_known: bool) -> Served:
+    """What the engine of the settings makes of them. Raises InvalidInput where its rules do not know the question."""
+    policy = s.engine.policy
+    assert policy is not None
+    if max(spec.offload) > 0:
+        raise InvalidInput("engine", s.engine.name, "ideal or transformers for a cache that a scheme puts off the GPU")
+    alone = policy.caches(_case(spec, s, s.context, 1))
+    lines = _all_replicas(policy, spec, s)
+    cases = _cases(spec, s, stages, s.context, s.rank_sequences)
+    ranks = [policy.caches(case) for case in cases]
+    fullest = max(ranks, key=lambda rank: sum(line.size for line in rank))
+    rooms = _rooms(policy, s, stages, cases, weights_known)
+    least = min(range(len(rooms)), key=lambda i: rooms[i].size or 0)
+    sizes = _sizes(rooms)
+    pool = policy.pool(cases, sizes) if sizes is not None else None
+    limits = None
+    if sizes is not None and s.memory_bytes is not None and weights_known:
+        limits = _limits(policy, spec, s, stages, cases, rooms)
+    return Served(
+        lines,
+        sum(line.size for line in alone),
+        sum(line.size for line in alone if line.state),
+        fullest,
+        sum(line.size for line in fullest),
+        rooms[least].kept,
+        stages[least].weights if weights_known else None,
+        policy.states(cases) if policy.states else Stated(),
+        pool,
+        limits,
+    )
+
+
+def _case(spec: ModelSpec, s: Settings, context: int, batch: int, tp: int = 1, layers: range | None = None) -> Case:
+    return Case(
+        spec,
+        s.formats,
+        context,
+        batch,
+        tp,
+        1 if layers is None else s.pp,
+        range(len(spec.layers)) if layers is None else layers,
+        s.encoder_context,
+        s.options,
+        s.engine.version,
+        s.memory_bytes,
+        s.gpu.architecture if s.gpu else "",
+        s.gpu.kind if s.gpu else "",
+    )
+
+
+def _cases(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...], context: int, batch: int) -> tuple[Case, ...]:
+    return tuple(_case(spec, s, context, batch, s.tp, stage.layers) for stage in stages)
+
+
+def _all_replicas(policy: Policy, spec: ModelSpec, s: Settings) -> tuple[Line, ...]:
+    """The caches of all data-parallel replicas: some hold one sequence more than the others."""
+    share, more = divmod(s.batch, s.dp)
+    held = [
+        (count, policy.caches(_case(spec, s, s.context, n)))
+        for count, n in ((more, share + 1), (s.dp - more, share))
+        if count and n
+    ]
+    if len(held) == 1 and held[0][0] == 1:
+        return held[0][1]
+    total: dict[str, Line] = {}
+    for count, lines in held:
+        for line in lines:
+            size = count * line.size + (total[line.path].size if line.path in total else 0)
+            total[line.path] = line._replace(size=size)
+    return tuple(total.values())
+
+
+def _rooms(policy: Policy, s: Settings, stages: tuple[Stage, ...], cases: tuple[Case, ...], known: bool) -> list[Room]:
+    return [
+        policy.room(case, Budget(s.memory_bytes, stage.weights if known else None, s.utilization, s.runtime_bytes))
+        for stage, case in zip(stages, cases, strict=True)
+    ]
+
+
+def _sizes(rooms: list[Room]) -> tuple[int, ...] | None:
+    sizes = tuple(room.size for room in rooms if room.size is not None)
+    return sizes if len(sizes) == len(rooms) else None
+
+
+def _limits(
+    policy: Policy, spec: ModelSpec, s: Settings, stages: tuple[Stage, ...], now: tuple[Case, ...], rooms: list[Room]
+) -> Limits:
+    def fits(context: int, batch: int) -> bool:
+        cases = _cases(spec, s, stages, context, -(-batch // s.dp))
+        sizes = _sizes(_rooms(policy, s, stages, cases, True))
+        return sizes is not None and min(sizes) >= 0 and policy.fits(cases, sizes)
+
+    sizes = _sizes(rooms)
+    assert sizes is not None
+    max_batch = largest(lambda batch: fits(s.context, batch), s.batch)
+    max_context = largest(lambda context: fits(context, s.batch), s.context)
+    return Limits(fits(s.context, s.batch), max_batch, max_context, _binding(policy, s, stages, now, rooms, max_batch))
+
+
+def _binding(
+    policy: Policy,
+    s: Settings,
+    stages: tuple[Stage, ...],
+    cases: tuple[Case, ...],
+    rooms: list[Room],
+    batch: int | None,
+) -> str:
+    """The largest of what takes memory on the GPU with the least room: weights where they leave nothing."""
+    least = min(range(len(rooms)), key=lambda i: rooms[i].size or 0)
+    room = rooms[least]
+    if room.size is None or room.size <= 0:
+        kept = max(room.kept, key=lambda line: line.size, default=None)
+        return "weights" if kept is None or stages[least].weights >= kept.size else kept.path
+    if batch is None:
+        return "unbounded"
+    amounts: dict[str, int] = {}
+    for line in (*policy.caches(cases[least]), *room.kept):
+        amounts[line.path] = amounts.get(line.path, 0) + line.size
+    return max(amounts, key=lambda path: amounts[path]) if amounts else "unbounded"
