@@ -84,11 +84,14 @@ def compare(
     on = [*_several(engines), *_several(flags.pop("engine", ()))] or ["ideal"]
     numbers = {name: flags.pop(name) for name in NUMBERS if name in flags}
     spec = described(model, {name: value for name, value in numbers.items() if value is not None})
-    asked: list[tuple[str | None, Report]] = [(None, plan(spec, engine=engine, **flags)) for engine in on]
+    options = _apart(flags.pop("engine_options", None), on)
+    asked: list[tuple[str | None, Report]] = [
+        (None, plan(spec, engine=engine, engine_options=options[engine], **flags)) for engine in on
+    ]
     for scheme in wanted:
         for engine in on:
             try:
-                asked.append((scheme, plan(spec, scheme=scheme, engine=engine, **flags)))
+                asked.append((scheme, plan(spec, scheme=scheme, engine=engine, engine_options=options[engine], **flags)))
             except UnknownName:
                 raise
             except KvplanError as e:
@@ -97,6 +100,19 @@ def compare(
                 # as published it was answered, so it is the scheme that does not apply: say which
                 raise InvalidInput("scheme", scheme, f"a scheme that applies to {spec.name} ({e})") from None
     return compared(asked)
+
+
+def _apart(given: dict[str, Any] | None, engines: Sequence[str]) -> dict[str, dict[str, Any] | None]:
+    """Engine options for each engine: all that it knows; one that none knows is an error."""
+    if not isinstance(given, dict) or len(engines) == 1:
+        return dict.fromkeys(engines, given)
+    from kvplan.engines import find_engine
+
+    known = {engine: {option.name for option in find_engine(engine).options} for engine in engines}
+    for name in given:
+        if not any(name in names for names in known.values()):
+            raise InvalidInput("engine_options", name, f"options of {', '.join(engines)}")
+    return {engine: {name: value for name, value in given.items() if name in known[engine]} for engine in engines}
 
 
 def _several(given: Sequence[str] | str | None) -> list[str]:

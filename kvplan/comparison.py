@@ -21,6 +21,7 @@ MARK = "●"
 HEADINGS = {
     "kv_bytes_per_token": "KV/token",
     "kv_bytes_per_sequence": "KV/sequence",
+    "kv_bytes": "KV, batch",
     "kv_ratio": "KV ×",
     "bytes_read_per_step": "read/step",
     "read_ratio": "read ×",
@@ -52,6 +53,7 @@ class Row(NamedTuple):
     engine: str
     kv_bytes_per_token: int
     kv_bytes_per_sequence: int
+    kv_bytes: int
     kv_bytes_per_gpu: int
     kv_ratio: float | None
     bytes_read_per_step: int
@@ -170,6 +172,15 @@ class Comparison(NamedTuple):
             "KV/token: one more token below every window, in the newest tokens' format where a scheme keeps a residual; a step"
             " right after a segment or chunk has filled reads the least that such schemes ever read."
         )
+        told = set()
+        for row, report in zip(self.rows, self.reports, strict=True):
+            if row.engine in told or row.engine == "ideal":
+                continue
+            told.add(row.engine)
+            passed = {"context": s.context, "batch": s.batch, **report.answer.settings.options}
+            words = ", ".join(f"{name}={value}" for name, value in {**passed, **report.stated}.items())
+            yield f"{row.engine} was asked for {words}, {dict(report.answer.settings.inputs)['kv_dtype']} cache."
+            yield from report.engine["ignores"]
         if all(row.fits is None for row in self.rows):
             yield "max batch, max context and the decode bound need --gpu (or --memory)."
         elif any(row.decode_step_s is not None for row in self.rows):
@@ -177,13 +188,19 @@ class Comparison(NamedTuple):
 
     def _columns(self) -> list[str]:
         hidden = set() if any(row.bytes_over_link_per_step for row in self.rows) else {LINK}
+        if all(row.kv_bytes == row.kv_bytes_per_sequence for row in self.rows) or not self._several:
+            hidden.add("kv_bytes")  # a multiple of the column before
         if all(row.fits is None for row in self.rows):
             hidden |= set(GPU_ONLY)
         return [name for name in HEADINGS if name not in hidden]
 
     def _label(self, row: Row) -> str:
-        several = len({row.engine for row in self.rows}) > 1
-        return f"{row.label}, {row.engine}" if several else row.label
+        return f"{row.label}, {row.engine}" if self._several else row.label
+
+    @property
+    def _several(self) -> bool:
+        """Whether engines are compared."""
+        return len({row.engine for row in self.rows}) > 1
 
     def _cells(self) -> list[list[str]]:
         """Header and rows as text: mark and scheme in one cell, then the columns that have answers."""
@@ -234,6 +251,7 @@ def compared(asked: Sequence[tuple[str | None, Report]]) -> Comparison:
                 engine,
                 a.bytes_per_token,
                 a.bytes_per_sequence,
+                a.kv_bytes,
                 a.bytes_per_gpu,
                 _ratio(a.bytes_per_sequence, base.bytes_per_sequence),
                 a.bytes_read_per_step,

@@ -72,6 +72,11 @@ class Report(_Asked):
             "ignores": list(engine.ignores),
         }
 
+    @property
+    def stated(self) -> dict[str, Any]:
+        """Of the engine's facts, those that follow from the settings and need no GPU."""
+        return dict(self.answer.served.stated.facts) if self.answer.served else {}
+
     @cached_property
     def terms(self) -> tuple[Term, ...]:
         """The ledger: every named amount with its unit, basis, formula and source."""

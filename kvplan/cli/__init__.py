@@ -196,6 +196,7 @@ def compare(
     cache_type_v: TypeV = None,
     weight_dtype: WeightDtype = None,
     engine: EngineNames = None,
+    engine_option: EngineOption = None,
     gpu: GpuName = None,
     memory: Memory = None,
     tp: Tp = None,

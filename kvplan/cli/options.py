@@ -113,10 +113,10 @@ WeightDtype = Annotated[
     Text,
     _option("--weight-dtype", help="Matrices in layers, instead of the checkpoint's.", panel=STORE, values=_formats),
 ]
-EngineName = Annotated[Text, _option("--engine", "-e", help="ideal or transformers.", panel=PLACE, values=_engines)]
+EngineName = Annotated[Text, _option("--engine", "-e", help="ideal, vllm, llama.cpp ...", panel=PLACE, values=_engines)]
 EngineNames = Annotated[
     list[str] | None,
-    _option("--engine", "-e", help="ideal or transformers; may be repeated.", panel=PLACE, values=_engines),
+    _option("--engine", "-e", help="ideal, vllm ...; may be repeated.", panel=PLACE, values=_engines),
 ]
 EngineVersion = Annotated[Text, _option("--engine-version", help="Version whose rules apply.", panel=PLACE)]
 EngineOption = Annotated[
