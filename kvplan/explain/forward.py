@@ -29,8 +29,13 @@ def ledger(report: Report) -> Iterator[Block]:
     fullest = max(a.stages, key=lambda stage: stage.lean.at(s.context))
     whole = iter([kv(held, a, 1, s.batch, 1) for held in a.held])
     ranks = iter([kv(held, a, s.tp, s.rank_sequences, s.page) for held in fullest.held])
+    kept = {line.path for line in a.served.kept} if a.served else set()
+    made: Iterable[Made]
     for term in report.terms:
-        if term.path.startswith("kv/"):
+        first, _, rest = term.path.removeprefix("per_gpu/").partition("/")
+        if a.served and (first in ("kv", "engine") or term.path in kept) and term.path != "engine/reserve":
+            made = iter((sentence(f"{term.formula}; {term.source}"), term.value))
+        elif term.path.startswith("kv/"):
             made = next(whole)
         elif term.path.startswith("per_gpu/kv/"):
             made = next(ranks)
@@ -292,6 +297,9 @@ def pool_block(report: Report) -> Block:
     """What is left for caches on the stage that has the least room."""
     a, c = report.answer, report.capacity
     assert c is not None
+    if a.served:
+        said = [sentence(f"{name} = {value}") for name, value in report.engine["facts"].items()]
+        return Block("capacity/kv_pool", f"{c.kv_pool_bytes:,} bytes", (), tuple(said), c.kv_pool_bytes)
     i = tightest(a, a.settings.context, a.settings.rank_sequences)
     step = show(
         formulas.kv_pool,

@@ -106,8 +106,21 @@ def _unbounded(what: str, grows: bool) -> tuple[str, str]:
     return sentence(f"nothing grows with the {what}: unbounded")
 
 
+def _by_rule(report: Report, name: str, answer: int | None, unit: str) -> Block:
+    """An engine with rules of its own has no closed form: what its rules say on both sides of the answer."""
+    engine = report.engine
+    lines = [sentence(f"by the rules of {engine['name']} {engine['version']}: the largest {name} that it admits")]
+    lines += [sentence(f"{fact} = {value}") for fact, value in engine["facts"].items()]
+    if answer is None:
+        return Block(f"max_{name}", "unbounded", (), (*lines, _unbounded(name, False)))
+    lines += [_check(report, name, m) for m in ((answer, answer + 1) if answer else (1,))]
+    return Block(f"max_{name}", f"{answer:,} {unit}", (), tuple(lines))
+
+
 def _max_batch(report: Report) -> Block:
     _needs_gpu(report)
+    if report.answer.served and report.capacity:
+        return _by_rule(report, "batch", report.capacity.max_batch, "sequences")
     a, c = report.answer, report.capacity
     assert c is not None
     s, n = a.settings, c.max_batch
@@ -155,6 +168,8 @@ def _max_batch(report: Report) -> Block:
 
 def _max_context(report: Report) -> Block:
     _needs_gpu(report)
+    if report.answer.served and report.capacity:
+        return _by_rule(report, "context", report.capacity.max_context, "tokens")
     a, c = report.answer, report.capacity
     assert c is not None
     s, answer = a.settings, c.max_context
