@@ -94,3 +94,25 @@ def test_an_engine_is_one_entry(copy: Path) -> None:
 
     assert 112 * 8 * 2 * 64 * 2 == answer["kv"]["bytes_per_sequence"]
     assert 9 * 10**9 == answer["capacity"]["usable_bytes"]
+
+
+def test_an_engine_with_a_policy_is_one_module(copy: Path) -> None:
+    """The new engine reserves slots of 256 tokens: what fits, in slots, and no context beyond a slot."""
+    (copy / "kvplan/engines/slots.py").write_text(block("An engine with a new policy"))
+    append(copy / "kvplan/engines/__init__.py", 'ENGINES["slots"] = "kvplan.engines.slots"\n')
+    ask_slots = (*SHAPE, "--engine", "slots", "--engine-option", "max_len=256", "--memory", "10MiB", "--batch", "3")
+    answer = ask(copy, "plan", *ask_slots)
+    # 8 layers, keys and values of 64 elements, 2 bytes each, 256 tokens
+    slot = 8 * 2 * 64 * 2 * 256
+    left = 10 * 2**20 - answer["weights"]["bytes"]
+
+    assert 3 * slot == answer["kv"]["bytes"]
+    assert left // slot == answer["capacity"]["max_batch"] == answer["engine"]["facts"]["slots"]
+    assert 256 == answer["capacity"]["max_context"]
+    assert [f"KV cache: {left // slot} slots"] == answer["engine"]["printed"]
+    assert slot // 2 * 3 == ask(copy, "plan", *ask_slots, "--tp", "2")["kv"]["bytes_per_gpu"]
+    # three sequences on two replicas: two on the fuller one
+    shared = ask(copy, "plan", *ask_slots, "--dp", "2")["kv"]
+    assert (3 * slot, 2 * slot) == (shared["bytes"], shared["bytes_per_gpu"])
+    # stages of 4 layers
+    assert 3 * slot // 2 == ask(copy, "plan", *ask_slots, "--pp", "2")["kv"]["bytes_per_gpu"]
