@@ -180,7 +180,8 @@ class Comparison(NamedTuple):
             passed = {"context": s.context, "batch": s.batch, **report.answer.settings.options}
             words = ", ".join(f"{name}={value}" for name, value in {**passed, **report.stated}.items())
             yield f"{row.engine} was asked for {words}, {dict(report.answer.settings.inputs)['kv_dtype']} cache."
-            yield from report.engine["ignores"]
+            if report.engine["ignores"]:
+                yield f"{report.engine['name']} does not honour: {'; '.join(report.engine['ignores'])}."
         if all(row.fits is None for row in self.rows):
             yield "max batch, max context and the decode bound need --gpu (or --memory)."
         elif any(row.decode_step_s is not None for row in self.rows):

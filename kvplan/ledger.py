@@ -235,4 +235,5 @@ def notes(a: Answer) -> Iterator[str]:
             f"engine {s.engine.name} has no cache made for {dict(s.inputs)['scheme']!r}: these are the bytes that its rules"
             " would give the tensors of a class under that scheme"
         )
-    yield from s.engine.ignores
+    if s.engine.ignores:
+        yield f"{s.engine.name} does not honour: {'; '.join(s.engine.ignores)}"

@@ -46,9 +46,19 @@ class Served(NamedTuple):
         """Bytes of all sequences of the batch."""
         return sum(line.size for line in self.lines)
 
+    @property
+    def host(self) -> int:
+        """Of these, bytes in host memory."""
+        return sum(line.size for line in self.lines if not line.on_gpu)
 
-def serve(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...], weights_known: bool) -> Served:
-    """What the engine of the settings makes of them. Raises InvalidInput where its rules do not know the question."""
+
+def serve(
+    spec: ModelSpec, s: Settings, stages: tuple[Stage, ...], weights_known: bool, inverted: bool = True
+) -> Served:
+    """What the engine of the settings makes of them. Raises InvalidInput where its rules do not know the question.
+
+    Where it is not ``inverted``, its limits say whether it fits, but not up to where.
+    """
     policy = s.engine.policy
     assert policy is not None
     if max(spec.offload) > 0:
@@ -57,26 +67,34 @@ def serve(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...], weights_known
     lines = _all_replicas(policy, spec, s)
     cases = _cases(spec, s, stages, s.context, s.rank_sequences)
     ranks = [policy.caches(case) for case in cases]
-    fullest = max(ranks, key=lambda rank: sum(line.size for line in rank))
+    fullest = max(ranks, key=_size)
     rooms = _rooms(policy, s, stages, cases, weights_known)
     least = min(range(len(rooms)), key=lambda i: rooms[i].size or 0)
     sizes = _sizes(rooms)
     pool = policy.pool(cases, sizes) if sizes is not None else None
     limits = None
     if sizes is not None and s.memory_bytes is not None and weights_known:
-        limits = _limits(policy, spec, s, stages, cases, rooms)
+        limits = _limits(policy, spec, s, stages, cases, rooms, inverted)
     return Served(
         lines,
         sum(line.size for line in alone),
         sum(line.size for line in alone if line.state),
         fullest,
-        sum(line.size for line in fullest),
+        _size(fullest),
         rooms[least].kept,
-        stages[least].weights if weights_known else None,
+        _weights(stages[least], rooms[least]) if weights_known else None,
         policy.states(cases) if policy.states else Stated(),
         pool,
         limits,
     )
+
+
+def _size(lines: tuple[Line, ...]) -> int:
+    return sum(line.size for line in lines if line.on_gpu)
+
+
+def _weights(stage: Stage, room: Room) -> int:
+    return stage.weights if room.weights is None else room.weights
 
 
 def _case(spec: ModelSpec, s: Settings, context: int, batch: int, tp: int = 1, layers: range | None = None) -> Case:
@@ -132,7 +150,13 @@ def _sizes(rooms: list[Room]) -> tuple[int, ...] | None:
 
 
 def _limits(
-    policy: Policy, spec: ModelSpec, s: Settings, stages: tuple[Stage, ...], now: tuple[Case, ...], rooms: list[Room]
+    policy: Policy,
+    spec: ModelSpec,
+    s: Settings,
+    stages: tuple[Stage, ...],
+    now: tuple[Case, ...],
+    rooms: list[Room],
+    inverted: bool,
 ) -> Limits:
     def fits(context: int, batch: int) -> bool:
         cases = _cases(spec, s, stages, context, -(-batch // s.dp))
@@ -141,6 +165,9 @@ def _limits(
 
     sizes = _sizes(rooms)
     assert sizes is not None
+    if not inverted:
+        held = fits(s.context, s.batch)
+        return Limits(held, None, None, "" if held else _binding(policy, s, stages, now, rooms, 0))
     max_batch = largest(lambda batch: fits(s.context, batch), s.batch)
     max_context = largest(lambda context: fits(context, s.batch), s.context)
     return Limits(fits(s.context, s.batch), max_batch, max_context, _binding(policy, s, stages, now, rooms, max_batch))
@@ -159,10 +186,12 @@ def _binding(
     room = rooms[least]
     if room.size is None or room.size <= 0:
         kept = max(room.kept, key=lambda line: line.size, default=None)
-        return "weights" if kept is None or stages[least].weights >= kept.size else kept.path
+        return "weights" if kept is None or _weights(stages[least], room) >= kept.size else kept.path
     if batch is None:
         return "unbounded"
     amounts: dict[str, int] = {}
     for line in (*policy.caches(cases[least]), *room.kept):
+        if not line.on_gpu:
+            continue
         amounts[line.path] = amounts.get(line.path, 0) + line.size
     return max(amounts, key=lambda path: amounts[path]) if amounts else "unbounded"

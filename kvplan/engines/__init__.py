@@ -64,6 +64,13 @@ IDEAL = Engine(
 ENGINES: dict[str, Engine | str] = {
     "ideal": IDEAL,
     "transformers": "kvplan.engines.transformers",
+    "vllm": "kvplan.engines.vllm",
+    "llama.cpp": "kvplan.engines.llama_cpp",
+    "mlx": "kvplan.engines.mlx",
+    "exllama": "kvplan.engines.exllama",
+    "lmdeploy": "kvplan.engines.lmdeploy",
+    "sglang": "kvplan.engines.sglang",
+    "tensorrt-llm": "kvplan.engines.tensorrt_llm",
 }
 
 

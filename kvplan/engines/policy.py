@@ -49,6 +49,11 @@ class Line(NamedTuple):
     state: bool = False  # recurrent and convolution state, which does not grow with context
     basis: str = "exact"
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it lies on the GPU: caches whose path begins with ``kv/host/`` lie in host memory."""
+        return not self.path.startswith("kv/host/")
+
 
 class Budget(NamedTuple):
     """What an engine finds on one GPU."""
@@ -64,6 +69,7 @@ class Room(NamedTuple):
 
     size: int | None
     kept: tuple[Line, ...] = ()  # what it keeps back, weights apart
+    weights: int | None = None  # bytes of weights on the GPU, where the engine leaves some of them on the host
 
 
 class Pool(NamedTuple):
@@ -88,7 +94,7 @@ Cases = tuple[Case, ...]
 
 def holds(caches: Callable[[Case], tuple[Line, ...]], cases: Cases, rooms: Rooms) -> bool:
     """Whether the caches of every stage fit into its room: the rule of engines that allocate what the requests need."""
-    return all(sum(line.size for line in caches(case)) <= room for case, room in zip(cases, rooms, strict=True))
+    return all(sum(line.size for line in caches(case) if line.on_gpu) <= room for case, room in zip(cases, rooms, strict=True))
 
 
 class Policy(NamedTuple):
