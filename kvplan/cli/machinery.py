@@ -21,6 +21,8 @@ ClickError: Any = next(base for base in typer.BadParameter.__mro__ if base.__nam
 
 Command = Callable[..., None]
 COMMANDS: dict[str, Command] = {}
+# Commands that end in another program's command line.
+FOREIGN = ("preflight",)
 
 
 def command(function: Command) -> Command:
@@ -97,6 +99,8 @@ class Group(TyperGroup):
             alone.command(cmd_name, cls=Subcommand)(COMMANDS[cmd_name])
             built = typer.main.get_command(alone)
             built.context_settings["help_option_names"] = ["-h", "--help"]
+            if cmd_name in FOREIGN:  # what follows the first word of somebody else's command is theirs
+                built.context_settings["allow_interspersed_args"] = False
             self.commands[cmd_name] = built
         return super().get_command(ctx, cmd_name)
 
