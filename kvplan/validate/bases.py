@@ -1,14 +1,15 @@
 """Configs for types whose own defaults do not build or run: the fields they need, as published models have them.
 
 ``BASES`` are arguments of the config class. ``REDUCED`` are types that look at values and so cannot run on the meta
-device: they run on the CPU with real tensors, and their base says how small.
+device: they run on the CPU with real tensors, and their base says how small. ``NOT_RUN`` are types whose class no base
+here makes run.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["BASES", "REDUCED"]
+__all__ = ["BASES", "NOT_RUN", "REDUCED"]
 
 _DECODER_WITHOUT_PADDING = {"is_decoder": True, "pad_token_id": None}
 _MIXED_HEADS = {"allow_global_per_layer_attribute_access": True}
@@ -147,3 +148,15 @@ REDUCED: frozenset[str] = frozenset(
         "xmod",
     ]
 )
+
+NOT_RUN: dict[str, str] = {
+    "blt": "its patches are cut by what a text says; the class reads a field that its config does not have",
+    "cpmant": "the class masks one token more than it caches in a step",
+    "gemma3n": "needs timm",
+    "gemma4_assistant": "a draft without a cache; the class wants its target's",
+    "gemma4_unified_assistant": "a draft without a cache; the class wants its target's",
+    "musicgen": "two text configs in one: the config class does not say which is meant",
+    "musicgen_melody": "two text configs in one: the config class does not say which is meant",
+    "reformer": "its default config is no decoder, and the class takes decoders alone",
+    "xlnet": "the class mixes float32 positions into another dtype",
+}

@@ -13,7 +13,7 @@ from kvplan.costs import held_bytes
 from kvplan.planner import Answer
 from kvplan.specs import Attention, ModelSpec, Recurrent
 from kvplan.validate.cases import Case
-from kvplan.validate.measure import CudaPhase, cuda_bytes, multiplied, storage_bytes, tallied
+from kvplan.validate.measure import CudaPhase, cuda_blocks, multiplied, storage_bytes, tallied
 from kvplan.validate.recompute import recompute
 from kvplan.validate.records import Row
 from kvplan.validate.transformer import Formats, Transformer
@@ -136,18 +136,20 @@ def _bytes(case: Case, made: Built, tokens: torch.Tensor, device: str) -> list[R
     """Storages after the prompt and after every step; the allocator's own count of what the prompt left."""
     model = made.model
     whole = case.context + case.steps
-    before = CudaPhase.now() if device == "cuda" else None
-    model.forget()
-    left = 0
 
     def prompt() -> None:
         model.prefill(tokens[:, : case.context], sequential=case.sequential)
 
+    left, phase = 0, None
     if device == "cpu":
+        model.forget()
         left = tallied(prompt)
     else:
+        prompt()  # once before: matrix products bring workspaces along, which stay in the allocator
+        model.forget()
         before = CudaPhase.now()
         prompt()
+        phase = CudaPhase.now().since(before)
     rows = []
     predicted = made.answer(whole if case.reserve else case.context)
     at = whole if case.reserve else case.context
@@ -159,8 +161,8 @@ def _bytes(case: Case, made: Built, tokens: torch.Tensor, device: str) -> list[R
         # victims are numbers of entries, not entries
         held = left - storage_bytes(bookkeeping)
         rows.append(_row(case, at, "allocator tally", predicted.bytes_per_gpu + predicted.host_bytes, held))
-    elif before is not None:
-        rows += _counters(case, made, CudaPhase.now().since(before), predicted, bookkeeping)
+    elif phase is not None:
+        rows += _counters(case, made, phase, predicted, at, bookkeeping)
     for i in range(case.steps):
         model.step(tokens[:, case.context + i])
         at = whole if case.reserve else case.context + i + 1
@@ -171,31 +173,37 @@ def _bytes(case: Case, made: Built, tokens: torch.Tensor, device: str) -> list[R
     return rows
 
 
-def _counters(case: Case, made: Built, phase: CudaPhase, predicted: Answer, other: list[torch.Tensor]) -> list[Row]:
-    """The caching allocator's counters: requested exactly, allocated after its rounding of each tensor to 512 bytes."""
-    others = storage_bytes(other)
-    rows = [_row(case, case.context, "cuda requested", predicted.bytes_per_gpu, phase.requested - others)]
-    tensors = [size for size in part_bytes(predicted, case.context) if size]
-    allocated = sum(map(cuda_bytes, tensors)) + sum(cuda_bytes(t.untyped_storage().nbytes()) for t in other)
-    held = len(made.model.cache_tensors())
-    if held == len(tensors):
-        rows.append(_row(case, case.context, "cuda allocated", allocated, phase.allocated))
-    else:
-        # a packed part is several tensors, each rounded on its own
-        fits = 0 <= phase.allocated - allocated <= 512 * (held - len(tensors))
-        verdict = "within" if fits else "wrong"
-        rows.append(_row(case, case.context, "cuda allocated", allocated, phase.allocated, verdict, f"{held} tensors"))
-    rows.append(_row(case, case.context, "cuda reserved", None, phase.reserved, "reported"))
-    rows.append(_row(case, case.context, "cuda peak", None, phase.peak, "reported"))
+def _counters(
+    case: Case, made: Built, phase: CudaPhase, predicted: Answer, at: int, other: list[torch.Tensor]
+) -> list[Row]:
+    """The caching allocator's counters: requested exactly, allocated after its rounding of each tensor to blocks.
+
+    ``at`` is the context that ``predicted`` is of; ``other`` are tensors that lie beside the cache.
+    """
+    rows = [_row(case, at, "cuda requested", predicted.bytes_per_gpu, phase.requested - storage_bytes(other))]
+    parts = [size for size in part_bytes(predicted, at) if size]
+    held = [t.untyped_storage().nbytes() for t in made.model.cache_tensors()]
+    beside = [t.untyped_storage().nbytes() for t in other]
+    low, _ = cuda_blocks([*parts, *beside])
+    # a packed part is several tensors, each rounded on its own; the rest of a free block may stay with a large one
+    _, high = cuda_blocks([*held, *beside])
+    high += 512 * max(len(held) - len(parts), 0)
+    measured = phase.allocated
+    verdict = "exact" if measured == low else "within" if low <= measured <= max(low, high) else "wrong"
+    note = f"{len(held)} tensors, from {low:,} to {max(low, high):,} B in blocks"
+    rows.append(_row(case, at, "cuda allocated", low, measured, verdict, note))
+    rows.append(_row(case, at, "cuda reserved", None, phase.reserved, "reported"))
+    rows.append(_row(case, at, "cuda peak", None, phase.peak, "reported"))
     return rows
 
 
 def part_bytes(answer: Answer, context: int) -> list[int]:
-    """Predicted bytes of each stored part of each layer, the whole batch: one tensor each where nothing is packed."""
+    """Predicted bytes of each stored part of each layer on the device, the whole batch: one tensor each where plain."""
+    near = 1 - answer.spec.offload.cpu
     sizes: list[int] = []
     for held in answer.held:
         each = held_bytes(held._replace(layers=1), context) * answer.settings.batch
-        sizes += [int(each)] * held.layers
+        sizes += [round(each * near)] * held.layers
     return sizes
 
 

@@ -184,6 +184,7 @@ def _raw(model: object) -> tuple[dict[str, Any], str]:
 
 def _types(record: Record, wanted: tuple[str, ...], jobs: int) -> str:
     _huggingface()
+    from kvplan.validate.bases import NOT_RUN
     from kvplan.validate.types import MODEL_TYPES
 
     for name in wanted:
@@ -200,8 +201,11 @@ def _types(record: Record, wanted: tuple[str, ...], jobs: int) -> str:
                 )
                 for o in outcomes
             ]  # fmt: skip
+            first = rows[0]  # of the default config
+            if first.verdict == "not run" and outcomes[0].model_type not in NOT_RUN:
+                rows[0] = first._replace(verdict="failed", note=f"no type of NOT_RUN, and yet: {first.note}")
             record.add(rows)
-            if done % 10 == 0 or done == len(todo) or any(row.verdict == "wrong" for row in rows):
+            if done % 10 == 0 or done == len(todo) or any(row.verdict in BAD for row in rows):
                 said(f"{done}/{len(todo)} types, {len(record.bad)} wrong; last: {outcomes[0].model_type}")
     return types_text(record.rows)
 
@@ -216,12 +220,12 @@ def _checked(model_type: str) -> list[Any]:
 
 
 def by_type(rows: Iterable[Row]) -> dict[str, str]:
-    """The verdict of each model type: wrong where anything is, else that of its default config."""
+    """The verdict of each model type: wrong or failed where anything is, else that of its default config."""
     found: dict[str, str] = {}
     for row in rows:
         name, _, rest = row.case.partition(": ")
-        if row.verdict == "wrong":
-            found[name] = "wrong"
+        if row.verdict in BAD:
+            found[name] = row.verdict
         elif rest.startswith("default "):
             found.setdefault(name, row.verdict)
             if found[name] == "exact" and row.verdict != "exact":
@@ -237,6 +241,7 @@ def types_text(rows: list[Row]) -> str:
         ("exact", "exact"),
         ("refused", "refused by kvplan"),
         ("not run", "whose class does not build or run"),
+        ("failed", "that do not run and are not known for it"),
         ("wrong", "wrong"),
     ):
         names = sorted(name for name, found in types.items() if found == verdict)

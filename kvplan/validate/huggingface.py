@@ -43,8 +43,10 @@ class Observed(NamedTuple):
 class Unrunnable(Exception):
     """A config that its own class does not build or run; ``stage`` says which: ``build``, ``prefill`` or ``decode``."""
 
-    def __init__(self, stage: str, error: BaseException, parameters: int | None = None) -> None:
-        self.stage, self.parameters = stage, parameters
+    def __init__(
+        self, stage: str, error: BaseException, class_name: str | None = None, parameters: int | None = None
+    ) -> None:
+        self.stage, self.class_name, self.parameters = stage, class_name, parameters
         lines = str(error).strip().splitlines()
         self.reason = f"{type(error).__name__}: {' '.join(' '.join(lines).split())[:160]}"
         super().__init__(f"{stage}: {self.reason}")
@@ -152,7 +154,7 @@ def _run(model: Any, context: int, batch: int, device: str, parameters: int) -> 
                 model(input_ids=step, use_cache=True, **{name: cache})
             after = cache_bytes(cache, _module_states(model))
     except Exception as e:
-        raise Unrunnable(stage, e, parameters) from e
+        raise Unrunnable(stage, e, type(model).__name__, parameters) from e
     return Observed(
         type(model).__name__,
         device,

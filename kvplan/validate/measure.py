@@ -22,9 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 __all__ = [
     "CudaPhase",
     "Multiplied",
+    "cuda_blocks",
     "cuda_bytes",
     "cuda_segments",
     "multiplied",
+    "out_of_memory",
     "seconds",
     "storage_bytes",
     "tallied",
@@ -37,6 +39,21 @@ def storage_bytes(tensors: Tensors) -> int:
     """Bytes of the distinct storages behind tensors: a view counts what it keeps alive, and shared memory once."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
+
+
+# What torch and its libraries say when memory ran out. "An illegal memory access" is none of these.
+RAN_OUT = (
+    "out of memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # what cublasCreate says on a full device
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on either device; Python's own MemoryError says nothing at all."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(said in str(error) for said in RAN_OUT)
 
 
 def tallied(work: Callable[[], Any]) -> int:
@@ -212,12 +229,25 @@ BLOCK, SMALL, SMALL_SEGMENT, LARGE_SEGMENT, LARGE, ROUND_LARGE = 512, MIB, 2 * M
 
 
 def cuda_bytes(size: int) -> int:
-    """Bytes of one allocation: rounded up to 512.
+    """Bytes of one allocation: rounded up to 512; nothing is allocated for nothing.
 
-    >>> cuda_bytes(1), cuda_bytes(512), cuda_bytes(513)
-    (512, 512, 1024)
+    >>> cuda_bytes(0), cuda_bytes(1), cuda_bytes(512), cuda_bytes(513)
+    (0, 512, 512, 1024)
     """
-    return max(-(-size // BLOCK), 1) * BLOCK
+    return -(-size // BLOCK) * BLOCK
+
+
+def cuda_blocks(sizes: Iterable[int]) -> tuple[int, int]:
+    """The least and the most that ``allocated_bytes`` grows by for allocations of these sizes.
+
+    Small ones (up to 1 MiB) are cut from their segments to the block; of a larger one the rest of the free block that it
+    was put into stays with it where that is no more than 1 MiB (should_split).
+
+    >>> cuda_blocks([100, 3 * MIB]) == (512 + 3 * MIB, 512 + 4 * MIB)
+    True
+    """
+    rounded = [cuda_bytes(size) for size in sizes]
+    return sum(rounded), sum(size + (SMALL if size > SMALL else 0) for size in rounded)
 
 
 def cuda_segments(sizes: Iterable[int]) -> dict[int, int]:
@@ -233,6 +263,8 @@ def cuda_segments(sizes: Iterable[int]) -> dict[int, int]:
     made: dict[int, int] = {}
     for asked in sizes:
         size = cuda_bytes(asked)
+        if not size:
+            continue
         small = size <= SMALL
         fitting = [block for block in free[small] if block >= size]
         if fitting:
@@ -250,10 +282,10 @@ def cuda_segments(sizes: Iterable[int]) -> dict[int, int]:
 class CudaPhase(NamedTuple):
     """The allocator's counters after a phase, and its peak within it; bytes."""
 
-    allocated: int
-    requested: int
-    reserved: int
-    peak: int
+    allocated: int  # in blocks that are in use
+    requested: int  # what was asked for, before any rounding
+    reserved: int  # in segments taken from the device
+    peak: int  # of allocated
 
     @classmethod
     def now(cls) -> CudaPhase:
@@ -282,8 +314,15 @@ class CudaPhase(NamedTuple):
 # --- seconds ---------------------------------------------------------------------------------------------------------
 
 
-def seconds(work: Callable[[int], Any], device: str, *, warm: int = 3, runs: int = 15) -> float:
-    """Median seconds of ``work(i)``, which takes fresh inputs by its number; CUDA events on a GPU, a clock elsewhere."""
+def seconds(
+    work: Callable[[int], Any],
+    device: str,
+    *,
+    warm: int = 3,
+    runs: int = 15,
+    of: Callable[..., float] = statistics.median,
+) -> float:
+    """Median (or ``of``) seconds of ``work(i)``, which takes fresh inputs by its number: CUDA events, a clock on a CPU."""
     for i in range(warm):
         work(i)
     times = []
@@ -300,7 +339,7 @@ def seconds(work: Callable[[int], Any], device: str, *, warm: int = 3, runs: int
             begun = time.perf_counter()
             work(i)
             times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+    return of(times)
 
 
 class Ceilings(NamedTuple):
@@ -311,11 +350,15 @@ class Ceilings(NamedTuple):
 
     @classmethod
     def measured(cls, device: str, dtype: torch.dtype) -> Ceilings:
-        """Measured on random data, rotating among buffers that no cache holds."""
+        """The fastest of several runs on random data, rotating among buffers that no cache holds."""
         size, side = (2**30, 8192) if device == "cuda" else (2**26, 1024)
         sources = [torch.randn(size // 4, device=device) for _ in range(3)]
         target = torch.empty_like(sources[0])
-        copy = 2 * size / seconds(lambda i: target.copy_(sources[i % 3]), device)
+        copy = 2 * size / seconds(lambda i: target.copy_(sources[i % 3]), device, of=min)
         squares = [torch.randn(side, side, device=device).to(dtype) for _ in range(3)]
-        matmul = 2 * side**3 / seconds(lambda i: squares[i % 3] @ squares[(i + 1) % 3], device)
+        matmul = 2 * side**3 / seconds(lambda i: squares[i % 3] @ squares[(i + 1) % 3], device, of=min)
         return cls(copy, matmul)
+
+    def or_higher(self, other: Ceilings) -> Ceilings:
+        """The higher of each: what was measured while the machine was busy with something else is no ceiling."""
+        return Ceilings(max(self.copy, other.copy), max(self.matmul, other.matmul))

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ GRIDS: dict[str, tuple[tuple[int, int], ...]] = {
 }
 
 
-def parallel_cases(processes: int) -> list[Case]:
-    """The configurations that take as many processes."""
+def parallel_cases(processes: int, schemes: Collection[str] = ()) -> list[Case]:
+    """The configurations that take as many processes; of some schemes alone where they are named."""
     return [
         Case(
             {**SHAPE, "scheme": None if scheme == "mha" else scheme, "dtype": "fp32", "batch": 2, "tp": tp, "pp": pp},
@@ -58,19 +58,19 @@ def parallel_cases(processes: int) -> list[Case]:
         )
         for scheme, grids in GRIDS.items()
         for tp, pp in grids
-        if tp * pp == processes
+        if tp * pp == processes and (not schemes or scheme in schemes)
     ]
 
 
-def run_parallel(processes: int, device: str) -> list[Row]:
-    """Rows of every configuration of so many processes. Raises Unsupported where torchrun fails."""
+def run_parallel(processes: int, device: str, schemes: Collection[str] = ()) -> list[Row]:
+    """Rows of every configuration (of these schemes) of so many processes. Raises Unsupported where torchrun fails."""
     if device == "cuda" and torch.cuda.device_count() < processes:
         note = f"{processes} ranks need as many GPUs; {torch.cuda.device_count()} are here"
         return [Row(f"{processes} ranks on GPUs", {}, "run", None, None, "skipped", note)]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "rows.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command += ["-m", "kvplan.validate.parallel", device, str(place)]
+        command += ["-m", "kvplan.validate.parallel", device, str(place), *schemes]
         environ = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
         if done.returncode or not place.exists():
@@ -170,16 +170,17 @@ def check(case: Case, device: str) -> Iterator[Row]:
             yield Row(case.name, asked, f"kv bytes of rank {number}", size, bytes_[moment], verdict)
 
 
-def main(device: str, place: str) -> None:
-    """What torchrun starts: every configuration of this many processes."""
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+def main(device: str, place: str, *schemes: str) -> None:
+    """What torchrun starts: every configuration of this many processes, or those of some schemes."""
     torch.set_num_threads(1)
     if device == "cuda":
+        # before NCCL looks for a device, so that no two ranks take the first
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    rows = [row for case in parallel_cases(dist.get_world_size()) for row in check(case, device)]
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    rows = [row for case in parallel_cases(dist.get_world_size(), schemes) for row in check(case, device)]
     if dist.get_rank() == 0:
         Path(place).write_text(json.dumps([row._asdict() for row in rows]))
-    dist.barrier()
+    dist.barrier(device_ids=[torch.cuda.current_device()] if device == "cuda" else None)
     dist.destroy_process_group()
 
 

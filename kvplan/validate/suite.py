@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,6 +17,7 @@ import torch
 from kvplan.errors import InvalidInput, KvplanError, Unsupported
 from kvplan.validate.cases import Case
 from kvplan.validate.checks import check
+from kvplan.validate.measure import out_of_memory
 from kvplan.validate.records import BAD, Record, Row, said
 
 __all__ = ["device_of", "run_cases", "summary", "table"]
@@ -61,23 +64,33 @@ def _each(cases: list[Case], device: str, jobs: int) -> Iterator[tuple[Case, lis
 
 
 def attempt(case: Case, device: str) -> list[Row]:
-    """The rows of a case; one that cannot run is a row too."""
+    """The rows of a case; one that cannot run, or breaks, is a row too, and those after it still run."""
     try:
         return check(case, device)
     except KvplanError as e:
-        return [Row(case.name, {**case.plan, "context": case.context}, "run", None, None, "skipped", str(e))]
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
-        if not out_of_memory(e):
-            raise
-        note = f"out of memory: {str(e).splitlines()[0][:200]}"
-        if device == "cuda":
-            torch.cuda.empty_cache()
-        return [Row(case.name, {**case.plan, "context": case.context}, "run", None, None, "skipped", note)]
+        verdict, note = "skipped", str(e)
+    except Exception as e:
+        verdict, note = "failed", first_line(e)
+        if out_of_memory(e):
+            verdict, note = "skipped", f"out of memory: {note}"
+        else:
+            at = traceback.extract_tb(e.__traceback__)[-1]
+            note = f"{note} ({at.name}, line {at.lineno})"
+    # the error, which held the tensors of its frames, is gone by now
+    give_back(device)
+    return [Row(case.name, {**case.plan, "context": case.context}, "run", None, None, verdict, note)]
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on either device."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+def first_line(error: BaseException) -> str:
+    """An error's type and the first line of what it says."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]
+
+
+def give_back(device: str) -> None:
+    """On a GPU, returns what torch holds and nothing uses, so that another process, or a larger block, may have it."""
+    if device == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 # --- saying it -------------------------------------------------------------------------------------------------------

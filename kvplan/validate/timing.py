@@ -50,7 +50,7 @@ def timed(asked: dict[str, Any], device: str, ceilings: Ceilings, *, prompt: boo
     if prompt:
         model.forget()
         prompts = torch.randint(0, vocab, (4, batch, context), device=device)
-        whole = seconds(lambda i: model.prefill(prompts[i % 4]), device, warm=1, runs=5)
+        whole = seconds(lambda i: model.prefill(prompts[i % 4]), device, warm=1, runs=3)
         rows.append(
             _row(name, asked, "seconds of a prefill", bound.prefill.seconds, whole, what.format(bound.prefill.side))
         )
