@@ -98,6 +98,8 @@ def read_settings(
     """
     found = find_engine(engine, engine_version)
     options = _options(found, engine_options)
+    if found.with_options is not None:
+        found = found.with_options(found, options)
     given: dict[str, Any] = {
         "context": context,
         "kv_dtype": kv_dtype,

@@ -48,6 +48,7 @@ class Engine(NamedTuple):
     policy: "Policy | None" = None
     default_kv: str = ""  # the cache's format where nobody says; "": the checkpoint's or the compute dtype
     cache_names: tuple[tuple[str, str], ...] = ()  # its own names of cache formats, and which format each stores
+    with_options: "Callable[[Engine, dict[str, Any]], Engine] | None" = None  # the engine that its options make of it
     versions: tuple[str, ...] = ()  # whose rules it holds, oldest first; () = this one alone
 
 
