@@ -9,13 +9,16 @@ from kvplan.catalog import load
 from kvplan.errors import InvalidInput, KvplanError, UnknownName, shorten
 from kvplan.planner import answer
 from kvplan.report import Report
-from kvplan.settings import read_settings
+from kvplan.settings import Settings, read_settings
 from kvplan.specs import ModelSpec, replace
+from kvplan.units import parse_count
 
 if TYPE_CHECKING:
     from kvplan.comparison import Comparison
+    from kvplan.difference import Difference
+    from kvplan.fitting import Fit
 
-__all__ = ["compare", "load", "plan", "shared"]
+__all__ = ["compare", "diff", "fit", "load", "plan", "shared"]
 
 NUMBERS = (
     "layers",
@@ -44,10 +47,10 @@ def plan(model: object = None, *, scheme: str | None = None, **flags: Any) -> Re
     >>> report.kv["bytes_per_sequence"]  # 32 layers x 2 x 8 heads x 128 x 2 bytes x 8,192 tokens
     1073741824
     """
-    unknown = set(flags) - _known_flags()
+    unknown = set(flags) - known_flags()
     if unknown:
         name = sorted(unknown)[0]
-        raise UnknownName("flag", name, _known_flags())
+        raise UnknownName("flag", name, known_flags())
     numbers = {name: flags.pop(name) for name in NUMBERS if name in flags and flags[name] is not None}
     flags = {name: value for name, value in flags.items() if name not in NUMBERS}
     spec = described(model, numbers)
@@ -91,7 +94,9 @@ def compare(
     for scheme in wanted:
         for engine in on:
             try:
-                asked.append((scheme, plan(spec, scheme=scheme, engine=engine, engine_options=options[engine], **flags)))
+                asked.append(
+                    (scheme, plan(spec, scheme=scheme, engine=engine, engine_options=options[engine], **flags))
+                )
             except UnknownName:
                 raise
             except KvplanError as e:
@@ -100,6 +105,121 @@ def compare(
                 # as published it was answered, so it is the scheme that does not apply: say which
                 raise InvalidInput("scheme", scheme, f"a scheme that applies to {spec.name} ({e})") from None
     return compared(asked)
+
+
+def fit(
+    model: object = None,
+    *,
+    context: int | str | None = None,
+    batch: int | str | None = None,
+    input_len: int | str | None = None,
+    output_len: int | str | None = None,
+    request_rate: float | str | None = None,
+    gpu: Sequence[str] | str = (),
+    engine: Sequence[str] | str = (),
+    kv_dtype: Sequence[str] | str = (),
+    weight_dtype: Sequence[str] | str = (),
+    tp: Sequence[int | str] | int | str = (),
+    max_gpus: int | str = 64,
+    by: str = "gpus",
+    scheme: str | None = None,
+    **flags: Any,
+) -> Fit:
+    """Which GPUs, how many, with what tp, format and engine hold a demand, in order; and why the others do not.
+
+    The demand is ``batch`` sequences at once of ``context`` tokens (or of ``input_len`` + ``output_len``), or
+    ``request_rate`` requests per second of those lengths: then Little's law and the time bounds give the sequences, a
+    lower bound. ``gpu``, ``engine``, ``kv_dtype``, ``weight_dtype`` and ``tp`` are one or several to try; without
+    them every GPU preset, engine ideal, the formats as published, an fp8 cache, and fp8 weights too, and tp of 1, 2,
+    4, 8. ``by`` is gpus, headroom, price or tokens_per_s. The other keywords are those of ``plan``. One row per GPU,
+    format and engine, with the fewest GPUs. Raises a KvplanError that names field, value and what is allowed.
+
+    >>> found = fit("llama-3.1-70b", context="8k", batch=4, gpu=["h100", "t4"], max_gpus=2)
+    >>> [(row.gpu, row.gpus, row.kv_dtype, row.weight_dtype) for row in found.rows][0]
+    ('h100-80gb-sxm', 1, 'fp8_e4m3', 'fp8')
+    >>> found.lacking()[0].binding
+    'weights'
+    """
+    # imported when asked for: a plain plan needs none of it
+    from kvplan.fitting import DEFAULT_FORMATS, TENSOR_PARALLEL, Question, fitted, read_demand
+
+    numbers = {name: flags.pop(name) for name in NUMBERS if flags.get(name) is not None}
+    unknown = set(flags) - known_flags()
+    if unknown:
+        raise UnknownName("flag", sorted(unknown)[0], known_flags())
+    spec = described(model, numbers)
+    shared_spec = shared(spec, scheme) if scheme else spec
+    answered = {"memory": "a GPU preset of that size", "pp": "left out: it is the answer", "dp": "left out, likewise"}
+    for name, rule in answered.items():
+        if flags.get(name) is not None:
+            raise InvalidInput(name, flags[name], rule)
+    engines, gpus = _several(engine) or ["ideal"], _several(gpu)
+    keys, matrices = _several(kv_dtype), _several(weight_dtype)
+    formats: Sequence[tuple[str | None, str | None]] = DEFAULT_FORMATS
+    if keys or matrices or flags.get("cache_type_k") or flags.get("cache_type_v"):
+        formats = [(k, w) for w in matrices or (None,) for k in keys or (None,)]
+    options = _apart(flags.pop("engine_options", None), engines)
+
+    def settings(engine: str = "ideal", **more: Any) -> Settings:
+        return read_settings(
+            shared_spec, scheme=scheme, engine=engine, engine_options=options.get(engine), **flags, **more
+        )
+
+    def ask(engine: str = "ideal", **more: Any) -> Report:
+        return plan(spec, scheme=scheme, engine=engine, engine_options=options.get(engine), **flags, **more)
+
+    ranks = [tp] if isinstance(tp, (int, str)) else list(tp)
+    return fitted(
+        Question(shared_spec, settings, ask),
+        read_demand(spec.max_context, context, batch, input_len, output_len, request_rate),
+        gpus=gpus,
+        engines=engines,
+        formats=formats,
+        tensor_parallel=[parse_count(n, "tp") for n in ranks] or TENSOR_PARALLEL,
+        max_gpus=parse_count(max_gpus, "max_gpus"),
+        order=by,
+        always={
+            "engine_options": options,
+            **{name: value for name, value in {"scheme": scheme, **numbers, **flags}.items() if value is not None},
+        },
+        asked={"scheme": scheme, "gpu": gpus, "engine": engines, "kv_dtype": keys, "weight_dtype": matrices, **flags},
+    )
+
+
+def diff(before: object = None, after: object = None, *, scheme: str | None = None, **flags: Any) -> Difference:
+    """What moves from one model to another, or under a scheme: figures and ledger terms that are not equal.
+
+    ``before`` and ``after`` are anything that ``load`` takes. ``scheme`` changes the second side, which is the first
+    model where ``after`` is left out; ``after`` may also be the notation of a scheme. The other keywords are those of
+    ``plan`` and hold for both sides. Raises a KvplanError where one of the two cannot be planned.
+
+    >>> found = diff("llama-2-7b", "gqa:8", context=4096)
+    >>> next((row.before, row.after, row.ratio) for row in found.figures if row.path == "kv.bytes_per_token")
+    (524288, 131072, 0.25)
+    """
+    # imported when asked for: a plain plan needs none of it
+    from kvplan.difference import differ
+
+    numbers = {name: flags.pop(name) for name in NUMBERS if flags.get(name) is not None}
+    first = described(before, numbers)
+    if after is None and scheme is None:
+        raise InvalidInput("after", None, "a second model, or a scheme such as gqa:8")
+    second = first
+    if after is not None:
+        try:
+            second = load(after)
+        except UnknownName:
+            if scheme is not None or not isinstance(after, str) or not _is_scheme(after):
+                raise
+            scheme = after
+    return differ(plan(first, **flags), plan(second, scheme=scheme, **flags))
+
+
+def _is_scheme(text: str) -> bool:
+    """Whether the first member of a chain has a name that schemes know: what is wrong behind it is said by the scheme."""
+    from kvplan.schemes import SCHEMES
+
+    return text.strip().lower().partition("+")[0].partition(":")[0] in SCHEMES
 
 
 def _apart(given: dict[str, Any] | None, engines: Sequence[str]) -> dict[str, dict[str, Any] | None]:
@@ -155,7 +275,8 @@ def shared(spec: ModelSpec, scheme: str) -> ModelSpec:
 _FLAGS: frozenset[str] = frozenset()
 
 
-def _known_flags() -> frozenset[str]:
+def known_flags() -> frozenset[str]:
+    """The keyword arguments of a plan, scheme and model apart."""
     global _FLAGS
     if not _FLAGS:
         code = read_settings.__code__

@@ -161,7 +161,9 @@ def list_engines() -> list[Row]:
             "version": e.version or None,
             "utilization": e.utilization,
             "summary": e.summary,
-            "options": list(e.options),
+            "versions": list(e.versions) or ([e.version] if e.version else []),
+            "options": [{"name": o.name, "kind": o.kind, "help": o.help} for o in e.options],
+            "ignores": list(e.ignores),
             "source": e.source,
         }
         for e in engines

@@ -7,7 +7,7 @@ from kvplan import formulas
 from kvplan.checkpoint import WeightBytes, weight_bytes, weights_known
 from kvplan.costs import Flops, Held, Profile, decode_flops, held_bytes, hold, prefill_flops, profile, read_bytes
 from kvplan.engines import Engine
-from kvplan.num import ceildiv
+from kvplan.num import Num, ceildiv, maximum, minimum
 from kvplan.roofline import Bound, Transfer, Work, bound
 from kvplan.settings import PREFILL_CHUNK, Settings
 from kvplan.solver import largest
@@ -76,6 +76,8 @@ class Answer(_Numbers):
     @property
     def weights_per_gpu(self) -> int | None:
         """Bytes of weights on the fullest GPU."""
+        if self.served:
+            return self.served.weights
         return max(stage.weights for stage in self.stages) if self.weights else None
 
     @cached_property
@@ -96,33 +98,36 @@ def mlp_width(spec: ModelSpec) -> int:
     return max(widths)
 
 
-def activation_peak(spec: ModelSpec, settings: Settings, tokens: int, sequences: int) -> int:
+def activation_peak(spec: ModelSpec, settings: Settings, tokens: Num, sequences: Num) -> Num:
     """Estimated transient bytes on one GPU: the widest layer over the tokens that run at once, or the sampled logits."""
     memo: dict[str, int] = spec.__dict__.setdefault("_widths", {})
     if "mlp" not in memo:
         memo["mlp"] = mlp_width(spec)
     element = settings.formats.compute.element_bits // 8
     at_once = tokens * sequences
-    if not settings.engine.one_shot_prefill and at_once > PREFILL_CHUNK:
-        at_once = PREFILL_CHUNK
+    if not settings.engine.one_shot_prefill:
+        at_once = minimum(at_once, PREFILL_CHUNK)
     width = -(-memo["mlp"] // settings.tp)
     layer = formulas.activation_bytes(at_once, spec.hidden, width, element)
     rows = at_once if settings.all_logits else sequences
     sampled = formulas.logits_bytes(rows, spec.vocab, element) if spec.has_head else 0
-    return layer if layer > sampled else sampled
+    return maximum(layer, sampled)
 
 
-def answer(spec: ModelSpec, settings: Settings) -> Answer:
-    """Every number of one plan."""
+def answer(spec: ModelSpec, settings: Settings, *, limits: bool = True) -> Answer:
+    """Every number of one plan; without ``limits`` whether it fits and what binds if not, but not up to where.
+
+    The two inversions cost an engine with rules of its own more than all other numbers together.
+    """
     s = settings
     p = profile(spec, s.engine.parts_of)
-    held = _whole(spec, s.engine, p, s)
-    per_token, marginal, sequence, state = _per_sequence(held, s)
+    held = whole_model(spec, s.engine, p, s)
+    per_token, marginal, sequence, state = per_sequence(held, s)
     stages = pipeline(spec, s)
     sequences = s.rank_sequences
     read = sum(read_bytes(group, s.formats, s.context, s.encoder_context) for group in p.reads)
     known = weights_known(spec, s.formats.compute.name, s.quantization)
-    weights = _weights(spec, s) if known else None
+    weights = weights_of(spec, s) if known else None
     storage = 0
     if s.engine.prefill_storage:
         storage = sequences * max(stage.lean.storage(s.context) for stage in stages)
@@ -130,12 +135,12 @@ def answer(spec: ModelSpec, settings: Settings) -> Answer:
     if s.engine.policy is None:
         per_gpu = sequences * max(on_gpu(spec, stage.lean.at(s.context)) for stage in stages)
         if weights is not None and s.memory_bytes is not None:
-            capacity = _capacity(spec, s, stages)
+            capacity = _capacity(spec, s, stages, limits)
     else:
         # imported when asked for: an engine without rules of its own needs none of it
         from kvplan.serving import serve
 
-        served = serve(spec, s, stages, known)
+        served = serve(spec, s, stages, known, limits)
         sequence, state, per_gpu = served.sequence, served.state, served.per_gpu
         capacity = _served_capacity(s, served)
     return Answer(
@@ -163,7 +168,7 @@ def answer(spec: ModelSpec, settings: Settings) -> Answer:
         activation_peak(spec, s, s.context, sequences),
         storage,
         capacity,
-        *_away(spec, sequence * s.batch, read * s.batch),
+        *(_away(spec, sequence * s.batch, read * s.batch) if served is None else (served.host, 0, 0)),
         served,
     )
 
@@ -206,7 +211,7 @@ def _away(spec: ModelSpec, size: int, read: int) -> tuple[int, int, int]:
     return rest - disk, disk, read - on_gpu(spec, read)
 
 
-def _whole(spec: ModelSpec, engine: Engine, p: Profile, s: Settings) -> tuple[Held, ...]:
+def whole_model(spec: ModelSpec, engine: Engine, p: Profile, s: Settings) -> tuple[Held, ...]:
     memo: dict[object, tuple[Held, ...]] = spec.__dict__.setdefault("_held", {})
     key = (engine.name, engine.version, s.formats)
     if key not in memo:
@@ -216,7 +221,7 @@ def _whole(spec: ModelSpec, engine: Engine, p: Profile, s: Settings) -> tuple[He
     return memo[key]
 
 
-def _weights(spec: ModelSpec, s: Settings) -> WeightBytes:
+def weights_of(spec: ModelSpec, s: Settings) -> WeightBytes:
     memo: dict[object, WeightBytes] = spec.__dict__.setdefault("_weight_bytes", {})
     key = (s.formats.compute.name, s.quantization)
     if key not in memo:
@@ -226,7 +231,7 @@ def _weights(spec: ModelSpec, s: Settings) -> WeightBytes:
     return memo[key]
 
 
-def _per_sequence(held: tuple[Held, ...], s: Settings) -> tuple[int, int, int, int]:
+def per_sequence(held: tuple[Held, ...], s: Settings) -> tuple[int, int, int, int]:
     """Bytes per token below every window, at this context, per sequence, and of state; one sequence, whole model."""
     slope_bits = sequence = state = marginal = pooled_bits = 0  # pooled: an entry per group, spread over its tokens
     for h in held:
@@ -253,20 +258,17 @@ def usable_bytes(s: Settings) -> int:
     return (s.memory_bytes or 0) * round(s.utilization * 10**6) // 10**6
 
 
-def _capacity(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...]) -> Capacity:
+def sequence_bytes(spec: ModelSpec, s: Settings, lean: Lean, tokens: Num) -> Num:
+    """What one sequence takes on one GPU of a stage: its cache there, and what the engine keeps alive behind it."""
+    size = on_gpu(spec, lean.at(tokens))
+    return size + lean.storage(tokens) if s.engine.prefill_storage else size
+
+
+def _capacity(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...], limits: bool) -> Capacity:
     usable = usable_bytes(s)
     rooms = [(usable - stage.weights - s.runtime_bytes, stage.lean) for stage in stages]
-    storage = s.engine.prefill_storage
-
     away = away_millionths(spec)
-
-    def needs(lean: Lean, tokens: int) -> int:
-        size = lean.at(tokens)
-        if away:
-            size = on_gpu(spec, size)
-        return size + (lean.storage(tokens) if storage else 0)
-
-    now = [(room, needs(lean, s.context)) for room, lean in rooms]
+    now = [(room, sequence_bytes(spec, s, lean, s.context)) for room, lean in rooms]
 
     def batch_fits(batch: int) -> bool:
         sequences = -(-batch // s.dp)
@@ -277,11 +279,15 @@ def _capacity(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...]) -> Capaci
 
     def context_fits(tokens: int) -> bool:
         activations = activation_peak(spec, s, tokens, sequences)
-        return all(sequences * needs(lean, tokens) + activations <= room for room, lean in rooms)
+        return all(sequences * sequence_bytes(spec, s, lean, tokens) + activations <= room for room, lean in rooms)
 
     activations = activation_peak(spec, s, s.context, sequences)
     tightest = min(range(len(now)), key=lambda i: now[i][0] - sequences * now[i][1])
     room, need = now[tightest]
+    if not limits:
+        fits = batch_fits(s.batch)
+        binding = "" if fits else _binding(spec, s, stages[tightest], room, need, activations, 0, 0)
+        return Capacity(fits, s.memory_bytes or 0, usable, max(room - activations, 0), None, None, None, binding)
     guess_batch = max((room - activations) // need, 1) * s.dp if need else 1
     per_sequence = (room - activations) // sequences
     guess_context = stages[tightest].lean.guess(
@@ -324,6 +330,12 @@ def _binding(
         return "weights" if stage.weights >= s.runtime_bytes else "runtime/context"
     if max_batch is None or max_context is None:
         return "unbounded"
+    amounts = growing(spec, s, stage, activations)
+    return max(amounts, key=lambda path: amounts[path])
+
+
+def growing(spec: ModelSpec, s: Settings, stage: Stage, activations: Num) -> dict[str, Num]:
+    """Bytes on one GPU of a stage of everything that grows, by path."""
     amounts = {"activations/peak": activations}
     for h in stage.held:
         store = h.path.rsplit("/", 1)[0]
@@ -331,7 +343,32 @@ def _binding(
         amounts[store] = amounts.get(store, 0) + size
     if s.engine.prefill_storage:
         amounts["engine/prefill_storage"] = s.rank_sequences * stage.lean.storage(s.context)
-    return max(amounts, key=lambda path: amounts[path])
+    return amounts
+
+
+def rank_work(
+    s: Settings, w: WeightBytes, flops: Flops, share: Num, tokens: Num, cache: Num, overlap: Num
+) -> tuple[Work, Work, Work]:
+    """The work of one rank in a pass of ``tokens``: matrices of layers, attention, logits.
+
+    ``flops`` are of all replicas, of which this one has ``share``; ``cache`` are the bytes it reads or writes over all
+    ``overlap`` stages that run at once.
+    """
+    compute = s.formats.compute.name
+    column = compute
+    if s.quantization is not None and s.quantization.format:
+        from kvplan.formats import FORMATS
+
+        known = FORMATS.get(s.quantization.format)
+        column = (known.compute if known else "") or compute
+    touched = w.streamed - w.logits + (w.asking if s.encoder_context else 0)
+    touched += sum(size * formulas.experts_touched(n, n * (1 - k / n) ** tokens) / n for n, k, size in w.expert)
+    ranks = s.tp * overlap
+    return (
+        Work("linear", flops.linear * share / ranks, touched / ranks, column),
+        Work("attention", flops.attention * share / ranks, cache / overlap, compute),
+        Work("logits", flops.logits * share / ranks, w.logits / ranks, compute),
+    )
 
 
 def _times(a: Answer) -> Times | None:
@@ -343,26 +380,8 @@ def _times(a: Answer) -> Times | None:
     s, p, w = a.settings, a.profile, a.weights
     if s.gpu is None or w is None:
         return None
-    sequences, tp = s.rank_sequences, s.tp
+    sequences = s.rank_sequences
     share = sequences / s.batch
-    compute = s.formats.compute.name
-    column = compute
-    if s.quantization is not None and s.quantization.format:
-        from kvplan.formats import FORMATS
-
-        known = FORMATS.get(s.quantization.format)
-        column = (known.compute if known else "") or compute
-
-    def work(flops: Flops, tokens: int, cache: float, overlap: int) -> tuple[Work, ...]:
-        touched = w.streamed - w.logits + (w.asking if s.encoder_context else 0)
-        touched += sum(size * formulas.experts_touched(n, n * (1 - k / n) ** tokens) / n for n, k, size in w.expert)
-        ranks = tp * overlap
-        return (
-            Work("linear", flops.linear * share / ranks, touched / ranks, column),
-            Work("attention", flops.attention * share / ranks, cache / overlap, compute),
-            Work("logits", flops.logits * share / ranks, w.logits / ranks, compute),
-        )
-
     rank_read = sum(read_bytes(group, s.formats, s.context, s.encoder_context, s.tp) for group in p.reads)
     written = sum(stage.lean.at(s.context) for stage in a.stages)
     off = a.spec.offload
@@ -374,7 +393,7 @@ def _times(a: Answer) -> Times | None:
     def bounded(flops: Flops, tokens: int, cache: float) -> Bound | None:
         overlap = min(s.pp, tokens)
         assert s.gpu is not None
-        items = work(flops, tokens, cache, overlap)
+        items = rank_work(s, w, flops, share, tokens, cache, overlap)
         return bound(s.gpu, items, s.compute_efficiency, s.bandwidth_efficiency, transfers(cache, overlap))
 
     prefill = bounded(a.prefill, sequences * s.context, sequences * written)

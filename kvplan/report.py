@@ -10,7 +10,8 @@ from kvplan.costs import Omission, Term
 from kvplan.described import described_scheme, shown_scheme
 from kvplan.planner import Answer, Capacity, on_gpu
 from kvplan.stages import Stage
-from kvplan.units import format_bytes, format_count, format_parameters, format_seconds, format_si
+from kvplan.units import BINARY, format_count, format_parameters, format_seconds, format_si
+from kvplan.units import format_bytes as in_units
 from kvplan.version import __version__
 
 __all__ = ["SCHEMA", "Report"]
@@ -188,9 +189,13 @@ class Report(_Asked):
         kind = f"{a.spec.model_type} · {scheme}" if scheme else a.spec.model_type
         return f"{a.spec.name} · {kind} · {layers} · {format_parameters(total)} parameters{some}"
 
-    def verdict(self) -> str:
+    def verdict(self, units: dict[str, int] = BINARY) -> str:
         """Fits or not, by how much, and what binds; without a GPU, the size of the cache."""
         a, c = self.answer, self.capacity
+
+        def format_bytes(n: int) -> str:
+            return in_units(n, units)
+
         s = a.settings
         engine = f"{s.engine.name} {s.engine.version}".strip()
         where = f"{s.batch} × {format_count(s.context)} tokens, {_cache_name(a)} cache, engine {engine}"
@@ -231,13 +236,13 @@ class Report(_Asked):
             ("overhead (estimated)", storage + a.activations + s.runtime_bytes),
         ]
 
-    def rows(self) -> Iterator[tuple[str, str, str]]:
-        """(quantity, for people, exact) in the order that a serving engineer asks."""
+    def rows(self, units: dict[str, int] = BINARY) -> Iterator[tuple[str, str, str]]:
+        """(quantity, for people, exact) in the order that a serving engineer asks; ``units`` are BINARY or DECIMAL."""
         a, c, t = self.answer, self.capacity, self.answer.times
         s = a.settings
 
         def size(name: str, n: int) -> tuple[str, str, str]:
-            return name, format_bytes(n), f"{n:,} B"
+            return name, in_units(n, units), f"{n:,} B"
 
         yield size("KV per token", a.bytes_per_token)
         if a.bytes_per_token_marginal != a.bytes_per_token:
@@ -249,8 +254,9 @@ class Report(_Asked):
             yield size(f"KV of {s.batch} sequences", a.kv_bytes)
         if s.tp * s.pp * s.dp > 1:
             yield size("KV per GPU", a.bytes_per_gpu)
-        if a.link_bytes:
+        if a.host_bytes:
             yield size("KV in host memory", a.host_bytes)
+        if a.link_bytes:
             yield size("KV on disk", a.disk_bytes)
         yield size("KV read per decode step", a.bytes_read_per_step)
         if a.link_bytes:
@@ -260,7 +266,7 @@ class Report(_Asked):
             if a.weights_per_gpu != a.weights.total:
                 yield size("weights per GPU", a.weights_per_gpu or 0)
         if c:
-            yield "KV pool per GPU", format_bytes(c.kv_pool_bytes), f"{c.kv_pool_bytes:,} B"
+            yield size("KV pool per GPU", c.kv_pool_bytes)
             tokens = "unbounded" if c.kv_tokens is None else format_count(c.kv_tokens)
             yield "pool in tokens", tokens, ""
             yield f"max batch at {format_count(s.context)}", _limit(c.max_batch), ""

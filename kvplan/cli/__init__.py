@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -63,7 +63,7 @@ from kvplan.cli.options import (
 from kvplan.errors import InvalidInput
 from kvplan.version import __version__
 
-__all__ = ["COMMANDS", "app", "main", "screen"]
+__all__ = ["COMMANDS", "app", "flags_of", "main", "screen"]
 
 app = typer.Typer(
     name="kvplan",
@@ -97,7 +97,7 @@ def screen() -> tuple[int, bool]:
     return shutil.get_terminal_size((80, 24)).columns, color
 
 
-def _flags(given: dict[str, Any]) -> dict[str, Any]:
+def flags_of(given: dict[str, Any]) -> dict[str, Any]:
     """The flags that were given, as keyword arguments of the API."""
     flags = {name: value for name, value in given.items() if value is not None and value is not False}
     for name in ("model", "as_json", "as_csv", "as_markdown", "term", "latex"):
@@ -172,7 +172,7 @@ def plan(
 
     Example: kvplan plan llama-3.1-8b --gpu h100-80gb-sxm --context 8k
     """
-    flags = _flags(locals())
+    flags = flags_of(locals())
     import kvplan
 
     report = kvplan.plan(model, **flags)
@@ -229,7 +229,7 @@ def compare(
 
     Example: kvplan compare llama-2-7b -s gqa:8 -s mqa -s mqa+cla:2 --gpu a100-80gb -c 4k
     """
-    flags = _flags(locals())
+    flags = flags_of(locals())
     import kvplan
 
     rows = kvplan.compare(model, **flags)
@@ -274,7 +274,7 @@ def explain(
 
     Examples: kvplan explain llama-3.1-8b max_context --gpu h100-80gb-sxm; kvplan explain --scheme cla:2
     """
-    flags = _flags(given)
+    flags = flags_of(given)
     import kvplan
     from kvplan.explain import explain as explained
     from kvplan.explain import scheme_text
@@ -387,15 +387,20 @@ def schemes(
 
 @command
 def reproduce(
-    paper: Annotated[Text, typer.Argument(help="One paper, e.g. cla; all without it.", show_default=False)] = None,
+    paper: Annotated[
+        Text,
+        typer.Argument(help="One paper, e.g. cla; engines or engines/vllm for printed logs.", show_default=False),
+    ] = None,
     quality: Annotated[bool, typer.Option("--quality", help="KV bytes per token beside published quality.")] = False,
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
 ) -> None:
-    """Published tables, recomputed and printed side by side.
+    """Published tables, or lines that engines printed, recomputed and printed side by side.
 
-    Example: kvplan reproduce cla --quality
+    Examples: kvplan reproduce cla --quality; kvplan reproduce engines
     """
+    if paper is not None and paper.partition("/")[0] == "engines":
+        _engine_logs(paper.partition("/")[2] or None, as_json, as_markdown)
     from kvplan import reproduce as published
 
     rows = published.reproduce(paper)
@@ -408,7 +413,28 @@ def reproduce(
     raise typer.Exit(1 if any(row.outcome == "DIFFERS" for row in rows) else 0)
 
 
+def _engine_logs(engine: str | None, as_json: bool, as_markdown: bool) -> NoReturn:
+    """What became of the lines that engines printed; ends the command."""
+    from kvplan import engine_logs
+
+    rows = engine_logs.reproduce(engine)
+    if as_json:
+        print(as_stdout_can(json.dumps(engine_logs.as_dicts(rows), indent=2, ensure_ascii=False)))
+    elif as_markdown:
+        print(engine_logs.markdown(rows, every=engine is not None), end="")
+    else:
+        print(engine_logs.text(rows, *screen(), every=engine is not None), end="")
+    raise typer.Exit(1 if any(row.outcome == "DIFFERS" for row in rows) else 0)
+
+
 # registered behind the commands above; what it runs is imported when it is asked for
+import kvplan.cli.check  # noqa: E402
+import kvplan.cli.diff  # noqa: E402
+import kvplan.cli.fit  # noqa: E402
+import kvplan.cli.plot  # noqa: E402
+import kvplan.cli.preflight  # noqa: E402
+import kvplan.cli.sweep  # noqa: E402
+import kvplan.cli.web  # noqa: E402
 import kvplan.cli.validate  # noqa: E402, F401
 
 

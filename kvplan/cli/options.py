@@ -159,6 +159,41 @@ Window = Annotated[Text, _option("--window", help="Sliding window of every layer
 Experts = Annotated[Text, _option("--experts", help="Experts per MLP.", panel=NUMBERS)]
 ActiveExperts = Annotated[Text, _option("--active-experts", help="Experts a token visits.", panel=NUMBERS)]
 Tied = Annotated[bool, _option("--tied", help="The logits matrix is the embedding.", panel=NUMBERS)]
+# --- of kvplan fit, where one or several may be tried -------------------------------------------------------------------
+
+Texts = list[str] | None
+InputLen = Annotated[Text, _option("--input-len", "--isl", help="Tokens of a prompt.", panel=WORK)]
+OutputLen = Annotated[Text, _option("--output-len", "--osl", help="Tokens of an answer.", panel=WORK)]
+RequestRate = Annotated[Text, _option("--request-rate", help="Requests per second instead of --batch.", panel=WORK)]
+GpuNames = Annotated[Texts, _option("--gpu", "-g", help="Only this kind; may be repeated.", panel=PLACE, values=_gpus)]
+KvDtypes = Annotated[
+    Texts,
+    _option(
+        "--kv-dtype",
+        "--kv-cache-dtype",
+        help="K, V and latents: auto, fp8 ...; may be repeated.",
+        panel=STORE,
+        values=_formats,
+    ),
+]
+WeightDtypes = Annotated[
+    Texts,
+    _option("--weight-dtype", help="Matrices in layers: auto, fp8 ...; may be repeated.", panel=STORE, values=_formats),
+]
+TpSizes = Annotated[
+    Text, _option("--tp", "--tensor-parallel-size", help="Sizes to try, with commas: 1,2,4,8.", panel=PLACE)
+]
+MaxGpus = Annotated[Text, _option("--max-gpus", help="GPUs of one kind at most: 64.", panel=PLACE)]
+Order = Annotated[
+    Text,
+    _option(
+        "--by",
+        help="gpus, headroom, price or tokens_per_s.",
+        values=_words("gpus", "headroom", "price", "tokens_per_s"),
+    ),
+]
+Top = Annotated[Text, _option("--top", help="Rows shown: 15; --json and --csv hold all.")]
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV: exact numbers, one line per row.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
