@@ -168,9 +168,30 @@ def _limits(
     if not inverted:
         held = fits(s.context, s.batch)
         return Limits(held, None, None, "" if held else _binding(policy, s, stages, now, rooms, 0))
-    max_batch = largest(lambda batch: fits(s.context, batch), s.batch)
-    max_context = largest(lambda context: fits(context, s.batch), s.context)
+    batch_guess, context_guess = _guesses(policy, spec, s, stages, now, sizes)
+    max_batch = largest(lambda batch: fits(s.context, batch), batch_guess)
+    max_context = largest(lambda context: fits(context, s.batch), context_guess)
     return Limits(fits(s.context, s.batch), max_batch, max_context, _binding(policy, s, stages, now, rooms, max_batch))
+
+
+def _guesses(
+    policy: Policy,
+    spec: ModelSpec,
+    s: Settings,
+    stages: tuple[Stage, ...],
+    now: tuple[Case, ...],
+    sizes: tuple[int, ...],
+) -> tuple[int, int]:
+    """A batch and a context near the largest, as if bytes grew in lines: every question to an engine costs."""
+    further = _cases(spec, s, stages, 2 * s.context, s.rank_sequences)
+    batches, contexts = [], []
+    for case, double, room in zip(now, further, sizes, strict=True):
+        size, more = _size(policy.caches(case)), _size(policy.caches(double))
+        if size:
+            batches.append(room * case.batch // size)
+        if more > size:
+            contexts.append(s.context + (room - size) * s.context // (more - size))
+    return max(min(batches, default=s.batch) * s.dp, 1), max(min(contexts, default=s.context), 1)
 
 
 def _binding(

@@ -464,7 +464,7 @@ def completed(line: str) -> list[str]:
         ("kvplan plan tinyl", ["tinyllama-1.1b"]),
         ("kvplan explain tinyl", ["tinyllama-1.1b"]),
         ("kvplan plan x --gpu l40", ["l40", "l40-48gb", "l40s", "l40s-48gb"]),
-        ("kvplan plan x -e ", ["ideal", "transformers"]),
+        ("kvplan plan x -e l", ["llama.cpp", "lmdeploy"]),
         ("kvplan compare x --engine tr", ["transformers"]),
         ("kvplan plan x --kv-dtype mxfp", ["mxfp8", "mxfp6", "mxfp4"]),
         ("kvplan plan x --scheme sand", ["sandwich"]),

@@ -40,8 +40,14 @@ def validate(
     model: Model = None,
     suite: Annotated[Text, typer.Option(help="ci, full, lckv, parallel or types.", rich_help_panel=RUN)] = None,
     reference: Annotated[
-        Text, typer.Option(help="transformers: the config's own class, on the meta device.", rich_help_panel=RUN)
+        Text,
+        typer.Option(
+            help="transformers: the config's own class, on the meta device. llama.cpp, vllm or mlx: random models.",
+            rich_help_panel=RUN,
+        ),
     ] = None,
+    count: Annotated[str, typer.Option(help="Random models of such an engine.", rich_help_panel=RUN)] = "500",
+    seed: Annotated[str, typer.Option(help="What they are drawn from.", rich_help_panel=RUN)] = "0",
     device: Annotated[str, typer.Option(help="cpu or cuda.", rich_help_panel=RUN)] = "cpu",
     steps: Annotated[str, typer.Option(help="Tokens decoded after the prompt.", rich_help_panel=RUN)] = "4",
     types: Annotated[Text, typer.Option(help="Model types of --suite types, with commas.", rich_help_panel=RUN)] = None,
@@ -72,7 +78,8 @@ def validate(
     """Run a configuration with torch, measure what its cache takes, and compare.
 
     Examples: kvplan validate --layers 4 --hidden 256 --heads 4 --scheme mqa+cla:2 -c 300;
-    kvplan validate config.json --reference transformers; kvplan validate --suite ci
+    kvplan validate config.json --reference transformers; kvplan validate --suite ci;
+    kvplan validate --reference llama.cpp --count 100
     """
     given = {name: value for name, value in locals().items() if value is not None and value is not False}
     from kvplan.cli import screen

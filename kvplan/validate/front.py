@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,13 @@ from kvplan.validate.suites import SUITES, lckv_table, run_suite
 
 __all__ = ["Result", "by_type", "types_text", "validate"]
 
-REFERENCES = ("transformers",)
+# Engines that size a cache on a CPU, asked about random models; the module of each answers ``compare(count, seed)``.
+ENGINES = {
+    "llama.cpp": "kvplan.validate.llama_cpp",
+    "vllm": "kvplan.validate.vllm",
+    "mlx": "kvplan.validate.mlx",
+}
+REFERENCES = ("transformers", *ENGINES)
 FLAGS = ("context", "batch", "scheme", "dtype", "kv_dtype", "cache_type_k", "cache_type_v")
 PROOF = 64  # tokens over which a single configuration's logits are proved: the definition runs key by key
 
@@ -58,12 +65,15 @@ def validate(
     jobs: int = 2,
     steps: int | str = 4,
     types: Iterable[str] = (),
+    count: int | str = 500,
+    seed: int | str = 0,
     **flags: Any,
 ) -> Result:
     """Runs what was asked for. Raises a KvplanError that names the flag, its value and what is allowed.
 
     ``model`` or numbers name one configuration for the small transformer, or with ``reference="transformers"`` a config
-    for its own class; ``suite`` names many. Rows done so far are in the file ``record`` at any moment.
+    for its own class; ``suite`` names many. With the name of an engine as ``reference`` its own sizing code is asked about
+    ``count`` random models, drawn from ``seed``. Rows done so far are in the file ``record`` at any moment.
     """
     asked = {name: value for name, value in flags.items() if value is not None}
     if reference is not None and reference not in REFERENCES:
@@ -75,9 +85,11 @@ def validate(
     if suite is not None and (model is not None or asked):
         given = "model" if model is not None else next(iter(asked))
         raise InvalidInput(given, model if model is not None else asked[given], f"nothing beside --suite {suite}")
-    if suite is None and reference is not None and model is None and not asked:
+    if reference in ENGINES and (model is not None or asked or suite is not None):
+        raise InvalidInput("reference", reference, "alone: it draws its own models")
+    if suite is None and reference == "transformers" and model is None and not asked:
         suite = "types"
-    if suite is None and model is None and not asked:
+    if suite is None and model is None and not asked and reference is None:
         raise InvalidInput("validate", None, f"a model, numbers, or --suite {' | '.join([*SUITES, 'types'])}")
     device = device_of(device)
     name = suite or (f"reference {reference}" if reference else "single")
@@ -86,6 +98,10 @@ def validate(
         head = _types(kept, tuple(types), jobs)
     elif suite is not None:
         run_suite(suite, kept, device, jobs)
+        head = summary(kept.rows)
+    elif reference in ENGINES:
+        for row in import_module(ENGINES[reference]).compare(parse_count(count, "count"), parse_count(seed, "seed", least=0)):
+            kept.add([row])
         head = summary(kept.rows)
     elif reference is not None:
         head = _against_class(model, kept, asked)
