@@ -12,7 +12,7 @@ from kvplan import formulas
 from kvplan.cache import CachePlan, Read, build_plan, mixer_parts
 from kvplan.errors import InvalidInput
 from kvplan.formats import Format, find_format
-from kvplan.num import Num, ceil_to
+from kvplan.num import Num, ceil_to, ceildiv, minimum
 from kvplan.specs import Compressed, Growth, Layer, Mixer, ModelSpec, Part, Recurrent, Weight
 from kvplan.weights import active_parameters, count_parameters, layer_weights, makes_logits, outer_weights
 
@@ -249,13 +249,13 @@ def _profile(spec: ModelSpec, parts_of: Callable[[Mixer], tuple[Part, ...]]) -> 
 # --- traffic ---------------------------------------------------------------------------------------------------------
 
 
-def read_bytes(group: ReadGroup, formats: Formats, tokens: int, encoder_tokens: int = 0, tp: int = 1) -> int:
+def read_bytes(group: ReadGroup, formats: Formats, tokens: Num, encoder_tokens: Num = 0, tp: int = 1) -> Num:
     """Bytes that one decode step of one sequence reads through one group of equal reads (on one of ``tp`` ranks).
 
     The new token attends to the entries cached and to its own: S + 1, or min(S + 1, W) under a window. An indexer
     makes the layer read at most ``top_k`` entries of the main parts, but all of its own keys.
     """
-    total = 0
+    total: Num = 0
     read = group.read
     for part in group.parts:
         seen = read_entries(read, part, tokens, encoder_tokens)
@@ -357,7 +357,7 @@ def seen_pairs(growth: Growth, tokens: Num, encoder_tokens: Num, full: bool) -> 
     return formulas.pairs_causal(tokens)
 
 
-def kept_pairs(read: Read, tokens: int) -> Num:
+def kept_pairs(read: Read, tokens: Num) -> Num:
     """Of the pairs that the mask allows, those that an indexer or a sparse pattern leaves a prompt's queries."""
     growth, sparse = read.prompt or read.growth, read.sparse
     if growth.kind == "full" and sparse is None and read.index_block > 1:
@@ -367,35 +367,35 @@ def kept_pairs(read: Read, tokens: int) -> Num:
     fixed = (read.top_k or 0) if sparse is None else sparse.fixed
     stride = 0 if sparse is None else sparse.stride
 
-    def ramp(keys: int) -> Num:  # kept by queries that see 1, 2 ... keys
+    def ramp(keys: Num) -> Num:  # kept by queries that see 1, 2 ... keys
         return formulas.pairs_sparse(keys, fixed, stride) if stride else formulas.pairs_window(keys, fixed)
 
-    def kept(keys: int) -> Num:
+    def kept(keys: Num) -> Num:
         return formulas.keys_sparse(keys, fixed, stride) if stride else formulas.entries_window(keys, fixed)
 
     if growth.kind == "window":
-        head = min(tokens, growth.limit)
+        head = minimum(tokens, growth.limit)
         return ramp(head) + (tokens - head) * kept(head)
     if growth.kind == "chunk":
-        whole, rest = divmod(tokens, growth.limit)
-        return whole * ramp(growth.limit) + ramp(rest)
+        whole = ceildiv(tokens - growth.limit + 1, growth.limit)
+        return whole * ramp(growth.limit) + ramp(tokens - growth.limit * whole)
     if growth.kind == "compress" and sparse is None:
         return formulas.pairs_compressed_topk(tokens, growth.limit, fixed)
     if growth.kind == "compress":
         # every count of complete groups stands for `limit` tokens, the last one until the next group closes
-        whole, rest = divmod(tokens, growth.limit)
-        return growth.limit * ramp(whole - 1) + (rest + 1) * kept(whole) if whole else 0
+        whole = ceildiv(tokens - growth.limit + 1, growth.limit)
+        return growth.limit * ramp(whole - 1) + (tokens - growth.limit * whole + 1) * kept(whole)
     return ramp(tokens)
 
 
 def prefill_flops(
-    p: Profile, tokens: int, batch: int, *, full: bool, all_logits: bool, encoder_tokens: int = 0
+    p: Profile, tokens: Num, batch: Num, *, full: bool, all_logits: bool, encoder_tokens: Num = 0
 ) -> Flops:
     """FLOPs of one prefill of ``batch`` prompts of ``tokens``; MLA is expanded, as prefill kernels run it."""
     # a prompt whose every position needs logits cannot leave early
     early = not all_logits
     linear = formulas.linear_flops(batch * encoder_tokens, p.cross)
-    attention = 0
+    attention: Num = 0
     for work, positions in ((p.prompt, tokens), (p.last, 1 if early else tokens)):
         linear += formulas.linear_flops(batch * positions, work.linear + (work.asking if encoder_tokens else 0))
         attention += batch * positions * work.mixing
@@ -420,7 +420,7 @@ def prefill_flops(
     return Flops(linear, attention, logits)
 
 
-def decode_flops(p: Profile, tokens: int, batch: int, *, encoder_tokens: int = 0) -> Flops:
+def decode_flops(p: Profile, tokens: Num, batch: Num, *, encoder_tokens: Num = 0) -> Flops:
     """FLOPs of one decode step: one new token per sequence after ``tokens`` cached; MLA is absorbed."""
     linear = formulas.linear_flops(batch, p.linear + (p.asking if encoder_tokens else 0))
     attention = batch * p.mixing
@@ -430,14 +430,14 @@ def decode_flops(p: Profile, tokens: int, batch: int, *, encoder_tokens: int = 0
     return Flops(linear, attention, formulas.linear_flops(batch, p.logits))
 
 
-def _step_flops(read: Read, tokens: int, encoder_tokens: int) -> int:
+def _step_flops(read: Read, tokens: Num, encoder_tokens: Num) -> Num:
     """Scores and weighted sum of one new token after ``tokens`` cached, an indexer's scores included."""
-    scores = 0
+    scores: Num = 0
     if read.top_k is not None:
         keys = seen_keys(scored(read, read.growth), tokens, encoder_tokens)
         scores = 2 * keys * read.index_heads * read.index_dim
     keys = kept_keys(read, tokens, encoder_tokens)
-    return int(scores + formulas.attention_flops(keys, read.heads, read.decode_score_dim, read.decode_value_dim))
+    return scores + formulas.attention_flops(keys, read.heads, read.decode_score_dim, read.decode_value_dim)
 
 
 def resolve_formats(spec: ModelSpec, dtype: str | None, kv_dtype: str | None, k: str | None, v: str | None) -> Formats:

@@ -33,6 +33,8 @@ def minimum(a: Num, b: Num) -> Num:
     >>> minimum(8192, 4096)
     4096
     """
+    if type(a) is type(b) is int:  # what a plan asks with, thousands of times
+        return a if a < b else b
     world = _world(a, b)
     if world == "int":
         return a if a < b else b
@@ -49,6 +51,8 @@ def maximum(a: Num, b: Num) -> Num:
     >>> maximum(0, -3)
     0
     """
+    if type(a) is type(b) is int:  # what a plan asks with, thousands of times
+        return a if a > b else b
     world = _world(a, b)
     if world == "int":
         return a if a > b else b
@@ -65,6 +69,8 @@ def ceildiv(a: Num, b: Num) -> Num:
     >>> ceildiv(17, 16)
     2
     """
+    if type(a) is type(b) is int:  # what a plan asks with, thousands of times
+        return -(-a // b)
     world = _world(a, b)
     if world == "int":
         return -(-a // b)

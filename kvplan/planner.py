@@ -212,6 +212,7 @@ def _away(spec: ModelSpec, size: int, read: int) -> tuple[int, int, int]:
 
 
 def whole_model(spec: ModelSpec, engine: Engine, p: Profile, s: Settings) -> tuple[Held, ...]:
+    """What one sequence holds in the whole model, as if on one GPU; remembered on the spec."""
     memo: dict[object, tuple[Held, ...]] = spec.__dict__.setdefault("_held", {})
     key = (engine.name, engine.version, s.formats)
     if key not in memo:
@@ -222,6 +223,7 @@ def whole_model(spec: ModelSpec, engine: Engine, p: Profile, s: Settings) -> tup
 
 
 def weights_of(spec: ModelSpec, s: Settings) -> WeightBytes:
+    """Bytes of the weights of the whole model; remembered on the spec. They must be known."""
     memo: dict[object, WeightBytes] = spec.__dict__.setdefault("_weight_bytes", {})
     key = (s.formats.compute.name, s.quantization)
     if key not in memo:

@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 from kvplan.catalog import Gpu
+from kvplan.num import Num
 
-__all__ = ["Bound", "Transfer", "Work", "bound", "peak_flops"]
+__all__ = ["Bound", "Transfer", "Work", "bound", "peak_flops", "sides"]
 
 
 class Work(NamedTuple):
@@ -49,6 +50,14 @@ def peak_flops(gpu: Gpu, column: str) -> tuple[float, str] | None:
     return (gpu.tflops["fp32"] * 1e12, "fp32") if "fp32" in gpu.tflops else None
 
 
+def sides(gpu: Gpu, item: Work, compute_efficiency: float, bandwidth_efficiency: float) -> tuple[Num, Num] | None:
+    """Seconds that the FLOPs of one term take, and its bytes; None where the GPU has no stated rate."""
+    rate = peak_flops(gpu, item.column)
+    if rate is None:
+        return None
+    return item.flops / (rate[0] * compute_efficiency), item.bytes / (gpu.bandwidth_bytes_per_s * bandwidth_efficiency)
+
+
 def bound(
     gpu: Gpu,
     work: tuple[Work, ...],
@@ -61,20 +70,17 @@ def bound(
     None where the GPU has no stated rate.
     """
     terms: list[tuple[str, float, str]] = []
-    sides = {"compute": 0.0, "memory": 0.0}
-    bandwidth = gpu.bandwidth_bytes_per_s * bandwidth_efficiency
+    spent = {"compute": 0.0, "memory": 0.0}
     for item in work:
-        rate = peak_flops(gpu, item.column)
-        if rate is None:
+        both = sides(gpu, item, compute_efficiency, bandwidth_efficiency)
+        if both is None:
             return None
-        compute = item.flops / (rate[0] * compute_efficiency)
-        memory = item.bytes / bandwidth
-        side = "compute" if compute >= memory else "memory"
-        seconds = max(compute, memory)
-        sides[side] += seconds
+        side = "compute" if both[0] >= both[1] else "memory"
+        seconds = max(both)
+        spent[side] += seconds
         terms.append((item.path, seconds, side))
-    total = sides["compute"] + sides["memory"]
-    name = "compute" if sides["compute"] > sides["memory"] else "memory"
+    total = spent["compute"] + spent["memory"]
+    name = "compute" if spent["compute"] > spent["memory"] else "memory"
     for transfer in transfers:
         seconds = transfer.bytes / transfer.bytes_per_s
         terms.append((transfer.path, seconds, "link"))

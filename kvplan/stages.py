@@ -6,6 +6,7 @@ from typing import NamedTuple
 from kvplan.checkpoint import rank_weight_bytes, weights_known
 from kvplan.costs import Held, held_bytes, hold, profile
 from kvplan.errors import InvalidInput
+from kvplan.num import Num, ceil_to, maximum, minimum
 from kvplan.settings import Settings
 from kvplan.specs import ModelSpec
 
@@ -21,16 +22,16 @@ class Lean(NamedTuple):
     encoder: int
     page: int
 
-    def at(self, tokens: int) -> int:
+    def at(self, tokens: Num) -> Num:
         """Bytes of one sequence after ``tokens``."""
-        total = self.constant
+        total: Num = self.constant
         for limit, size in self.entries:
-            n = limit if limit and tokens > limit else tokens
+            n = minimum(tokens, limit) if limit else tokens
             if self.page > 1:
-                n = -(-n // self.page) * self.page
-            total += n * size
+                n = ceil_to(n, self.page)
+            total = total + n * size
         for held in self.others:
-            total += held_bytes(held, tokens, self.encoder, self.page)
+            total = total + held_bytes(held, tokens, self.encoder, self.page)
         return total
 
     @property
@@ -38,9 +39,9 @@ class Lean(NamedTuple):
         """Whether nothing here grows with the context."""
         return not self.entries and all(h.is_state for h in self.others)
 
-    def storage(self, tokens: int) -> int:
+    def storage(self, tokens: Num) -> Num:
         """Bytes that windows keep alive behind their views after a one-shot prefill of ``tokens``."""
-        return sum((tokens - limit) * size for limit, size in self.entries if limit and tokens > limit)
+        return sum(maximum(tokens - limit, 0) * size for limit, size in self.entries if limit)
 
     def guess(self, room: int) -> int:
         """A context near the largest that fits into ``room`` bytes, from the slope past every window."""

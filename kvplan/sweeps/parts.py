@@ -1,0 +1,174 @@
+"""Finished chunks in a folder beside the output, so that a sweep goes on where it was killed.
+
+``<output>.parts/`` holds a manifest (what was asked), one file per finished chunk, and a log with a line per chunk: rows,
+a checksum, what was skipped. A chunk counts only once its line is there and its file has that checksum. At the end the
+chunks are joined into one file under a temporary name, that file is renamed, and the folder goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from kvplan.errors import InvalidInput
+from kvplan.sweeps.evaluate import Skips
+
+__all__ = ["Done", "Parts"]
+
+
+class Done(NamedTuple):
+    """One finished chunk."""
+
+    rows: int
+    sha256: str
+    skips: Skips
+
+
+class Parts:
+    """The folder of one output. Opening it checks what it holds and takes it for this process alone."""
+
+    def __init__(self, output: Path, asked: dict[str, str], kind: str) -> None:
+        """``kind`` is the format of the parts.
+
+        Raises InvalidInput where the folder holds another sweep or is in use, OSError where it cannot be written.
+        """
+        self.output, self.kind = output, kind
+        self.folder = output.with_name(output.name + ".parts")
+        self.asked = {**asked, "format": output.suffix.lower()}
+        if not output.parent.is_dir():
+            raise InvalidInput("output", str(output), "a file in a folder that exists")
+        if output.is_dir():
+            raise InvalidInput("output", str(output), "a file, and this is a folder")
+        self.folder.mkdir(exist_ok=True)
+        self._lock = self._taken()
+        self._match()
+
+    @property
+    def _manifest(self) -> Path:
+        return self.folder / "sweep.json"
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "chunks.jsonl"
+
+    def path(self, chunk: int) -> Path:
+        """The file of one chunk."""
+        return self.folder / f"{chunk:08d}.{self.kind}"
+
+    def _taken(self) -> IO[bytes]:
+        """A lock that goes with the process, however it ends."""
+        lock = (self.folder / "lock").open("wb")
+        with contextlib.suppress(ImportError):  # Windows has none of its kind
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.close()
+                raise InvalidInput(
+                    "output", str(self.output), f"a file that no other sweep writes ({self.folder} is in use)"
+                ) from None
+        return lock
+
+    def _match(self) -> None:
+        if self._manifest.exists():
+            try:
+                held = json.loads(self._manifest.read_text())
+            except ValueError:
+                held = {}
+            if held == self.asked:
+                return
+            differs = next((name for name in self.asked if held.get(name) != self.asked[name]), "format")
+            was = str(held.get(differs, "unreadable"))
+            self.close()
+            raise InvalidInput(
+                "output",
+                str(self.output),
+                f"another file, or none in its place: {self.folder} holds an unfinished sweep with other {differs} ({was[:60]})",
+            )
+        strangers = [p.name for p in self.folder.iterdir() if p.name not in ("lock", "sweep.json.new")]
+        if strangers:
+            self.close()
+            raise InvalidInput(
+                "output", str(self.output), f"another file: {self.folder} exists and is no sweep's ({strangers[0]})"
+            )
+        _written(self._manifest, json.dumps(self.asked, indent=1).encode())
+
+    def finished(self) -> dict[int, Done]:
+        """Chunks whose file is whole, by checksum; others are asked again."""
+        found: dict[int, Done] = {}
+        if not self._log.exists():
+            return found
+        whole = self._log.read_bytes()
+        end = whole.rfind(b"\n") + 1
+        if end < len(whole):  # the line that was being written
+            with self._log.open("r+b") as log:
+                log.truncate(end)
+        for line in whole[:end].splitlines():
+            try:
+                entry = json.loads(line)
+                done = Done(entry["rows"], entry["sha256"], _skips(entry["cells"], entry["points"]))
+                number = int(entry["chunk"])
+            except (ValueError, KeyError, TypeError):
+                continue
+            found[number] = done
+        return {number: done for number, done in sorted(found.items()) if self._holds(number, done)}
+
+    def _holds(self, chunk: int, done: Done) -> bool:
+        try:
+            with self.path(chunk).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == done.sha256
+        except OSError:
+            return False
+
+    def keep(self, chunk: int, data: bytes, rows: int, skips: Skips) -> Done:
+        """Puts a finished chunk away: its file under its name first, its line after that."""
+        done = Done(rows, hashlib.sha256(data).hexdigest(), skips)
+        _written(self.path(chunk), data)
+        line = {"chunk": chunk, "rows": rows, "sha256": done.sha256, "cells": skips.cells, "points": skips.points}
+        with self._log.open("ab") as log:
+            log.write(json.dumps(line).encode() + b"\n")
+        return done
+
+    @contextlib.contextmanager
+    def result(self) -> Iterator[IO[bytes]]:
+        """The output under a temporary name; renamed when the block ends well, removed when it does not."""
+        temporary = self.folder / f"whole{self.output.suffix}.new"
+        try:
+            with temporary.open("wb") as out:
+                yield out
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.replace(self.output)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """The folder and what this sweep put there; the manifest last, so that a kill in between is understood."""
+        for path in sorted([*self.folder.glob("[0-9]*.*"), *self.folder.glob("*.new")]):
+            path.unlink()
+        for path in (self._log, self._manifest, self.folder / "lock"):
+            path.unlink(missing_ok=True)
+        self.close()
+        with contextlib.suppress(OSError):  # somebody put a file of theirs there
+            self.folder.rmdir()
+
+    def close(self) -> None:
+        """Gives the folder free."""
+        self._lock.close()
+
+
+def _skips(cells: dict[str, int], points: dict[str, int]) -> Skips:
+    return Skips(Counter(cells), Counter(points))
+
+
+def _written(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_bytes(data)
+    temporary.replace(path)
