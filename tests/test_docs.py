@@ -63,7 +63,7 @@ def test_the_python_example_runs() -> None:
 def test_ci_runs_the_readmes_test_command() -> None:
     """.ci/run takes the line out of the README instead of repeating it."""
     assert "grep -m1 '^pip install torch==' README.md" in (ROOT / ".ci/run").read_text()
-    assert 1 == len(re.findall(r"^pip install torch==.*&& pytest$", README, re.M))
+    assert 1 == len(re.findall(r"^pip install torch==.*&& pytest -n auto$", README, re.M))
 
 
 def test_counts_in_the_readme() -> None:
