@@ -1,0 +1,1 @@
+"""One module per page; each draws itself with ``view()`` and computes nothing."""

@@ -1,0 +1,416 @@
+"""What a page shows beside plans: menus, worked formulas, published and measured rows, and the command line it equals."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import zlib
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from kvplan import figures, listings
+from kvplan.api import plan
+from kvplan.comparison import Comparison
+from kvplan.errors import InvalidInput, KvplanError, UnknownName
+from kvplan.explain import explain
+from kvplan.report import Report
+from kvplan.reproduce import Row, reproduce
+from kvplan.units import BINARY, DECIMAL, format_bytes, format_count, format_parameters, format_si, parse_count
+
+__all__ = [
+    "BATCHES", "CONTEXTS", "MENU", "NOTHING", "UNITS", "WORDS", "chain", "command_line", "config", "count", "counted",
+    "figures", "fits", "headroom", "link", "listing", "matching", "measured", "members", "named", "naming", "on_gpus",
+    "options", "packed", "printed", "provenance", "published", "ranks", "read_link", "rows", "short", "shown",
+    "unpacked", "worked",
+]  # fmt: skip
+
+UNITS = {"GiB": BINARY, "GB": DECIMAL}
+NOTHING = ("as is", "none")  # what a menu shows where nothing was picked
+WORDS = {"fits": "✔ fits", "tight": "● tight", "no": "✘ no"}
+# Stops of the sliders: a factor of 3/2 or 4/3 apart, so that they are logarithmic.
+CONTEXTS = tuple(n << k for k in range(8, 22) for n in (2, 3))
+BATCHES = (1, *(n << k for k in range(10) for n in (2, 3)))
+LARGEST_CONFIG = 2**20  # bytes: published ones have up to 0.2 MB
+LONGEST_LINK = 12_000  # characters of a packed config that a link may carry: servers take 16 KiB and more
+
+# Members of a chain that a menu offers on each axis; any other may be written instead.
+MENU: dict[str, tuple[str, ...]] = {
+    "heads": ("mha", "gqa:8", "gqa:4", "gqa:2", "mqa"),
+    "layers": (
+        "cla:2", "cla:3", "cla:4", "lckv:w=2", "mlkv:layers=8,heads=4", "shared-last:8", "pizza:l=8", "sandwich:l=8",
+        "lasagna:l=8", "yoco:window=1024", "minicache",
+    ),
+    "tokens": (
+        "window:4096", "window:1024@5:1", "chunk:8192@3:1", "streaming:sinks=4,window=1020", "budget:1024",
+        "pyramid:mean=1024", "compress:m=16,window=512", "linear", "infini:segment=2048",
+    ),
+    "rank": ("mla:latent=512,rope=64", "tpa:q=6,k=2,v=2", "lowrank:k=512,v=512"),
+    "bits": ("fp8", "q8_0", "q4_0", "int4", "kivi:2", "kvquant:3"),
+    "reads": ("topk:256", "quest:k=1024", "sparsek:k=512,window=512", "dsa:k=2048,dim=128,heads=64"),
+    "place": ("offload:cpu=0.5", "offload:cpu=0.9", "offload:cpu=0.5,disk=0.4"),
+}  # fmt: skip
+# What a link written by hand may call a field: the command line's longer flags.
+SYNONYMS = {
+    "max_model_len": "context", "max_num_seqs": "batch", "tensor_parallel_size": "tp", "pipeline_parallel_size": "pp",
+    "data_parallel_size": "dp", "kv_cache_dtype": "kv_dtype", "quantization": "weight_dtype",
+}  # fmt: skip
+# What a command line calls a keyword of ``plan`` that is not its name with dashes.
+SEVERAL = {"schemes": "scheme", "engines": "engine", "gpus": "gpu"}
+
+
+def chain(parts: Iterable[str | None]) -> str | None:
+    """The notation of the members that were picked, or None.
+
+    >>> chain(["mqa", None, "cla:2", ""])
+    'mqa+cla:2'
+    """
+    return "+".join(part for part in parts if part) or None
+
+
+def members(text: str | None) -> dict[str, str]:
+    """The members of a chain by the menu that offers them: of several axes that one member writes, one.
+
+    Raises what ``plan`` raises for a chain that cannot be.
+
+    >>> members("cla:2+mqa")
+    {'heads': 'mqa', 'layers': 'cla:2'}
+    """
+    from kvplan.schemes import parse
+
+    found: dict[str, str] = {}
+    for scheme, arguments in parse(text) if text else ():
+        axes = [axis for axis in MENU if axis in scheme.axes]
+        offered = [axis for axis in axes if any(m.partition(":")[0] == scheme.name for m in MENU[axis])]
+        found[(offered or axes)[0]] = arguments.text
+    return found
+
+
+@cache
+def listing(kind: str) -> tuple[dict[str, Any], ...]:
+    """Rows of models, gpus, schemes, formats or engines, as the command of that name lists them."""
+    # presets of a user that cannot be read are left out: the page is not the place to mend them
+    kinds: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "models": lambda: listings.list_models(lambda _: None),
+        "gpus": lambda: listings.list_gpus(lambda _: None),
+        "schemes": listings.list_schemes,
+        "formats": listings.list_formats,
+        "engines": listings.list_engines,
+    }
+    if kind not in kinds:
+        raise UnknownName("listing", kind, kinds)
+    return tuple(kinds[kind]())
+
+
+def named(kind: str, text: str) -> str:
+    """The name in a listing that a name, an alias or a Hub id of it means; raises UnknownName with the nearest ones.
+
+    >>> named("gpus", "H100"), named("models", "meta-llama/Llama-3.1-8B")
+    ('h100-80gb-sxm', 'llama-3.1-8b')
+    """
+    known = _names(kind)
+    if text.lower() not in known:
+        raise UnknownName(kind.removesuffix("s"), text, {row["name"] for row in listing(kind)})
+    return known[text.lower()]
+
+
+@cache
+def _names(kind: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for row in listing(kind):
+        for word in (row.get("hub"), *row.get("aliases", ())):
+            if word:
+                found.setdefault(word.lower(), row["name"])
+    return found | {row["name"].lower(): row["name"] for row in listing(kind)}
+
+
+def worked(report: Report, term: str | None = None) -> str:
+    """The formulas of a term (or of all) with the numbers put in, as LaTeX."""
+    return explain(report, term, latex=True)
+
+
+@cache
+def published() -> tuple[Row, ...]:
+    """Every published number on file with what kvplan answers to the same question."""
+    return tuple(reproduce())
+
+
+@cache
+def measured() -> tuple[dict[str, Any], ...]:
+    """The committed records of ``kvplan validate``, newest first: device, versions, and rows of predicted and measured."""
+    here = Path(__file__).parent
+    folders = (here / "presets" / "records", here.parent / "tests" / "records")
+    folder = next((path for path in folders if path.is_dir()), None)
+    found = [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))] if folder else []
+    return tuple(sorted(found, key=lambda record: str(record["date"]), reverse=True))
+
+
+def headroom(report: Report, units: str = "GiB") -> str:
+    """How much of what the engine may use is free, and what stops growth first; nothing where no memory was given."""
+    c = report.capacity
+    if c is None:
+        return ""
+    free = c.usable_bytes - sum(size for _, size in report.memory())
+    share = (
+        f"{abs(free) / c.usable_bytes:.0%} of the {format_bytes(c.usable_bytes, UNITS[units])} that the engine may use"
+    )
+    said = f"Headroom {share}" if free >= 0 else f"Too much by {share}"
+    return f"{said}. What binds: {c.binding}."
+
+
+def ranks(tp: int, pp: int, dp: int) -> str:
+    """How many GPUs a deployment takes.
+
+    >>> ranks(4, 2, 1)
+    'tp 4 × pp 2 × dp 1: 8 GPUs'
+    """
+    count = tp * pp * dp
+    return f"tp {tp} × pp {pp} × dp {dp}: {count} GPU{'s' if count > 1 else ''}"
+
+
+def count(text: str, field: str) -> int:
+    """A count as people write it (``8k``). Raises InvalidInput that names the field."""
+    return parse_count(text, field)
+
+
+def short(n: int) -> str:
+    """A count as the flags take it, and short where that is exact.
+
+    >>> short(8192), short(1536), short(1048576)
+    ('8k', '1536', '1M')
+    """
+    return f"{n >> 20}M" if n and not n % 2**20 else f"{n >> 10}k" if n and not n % 2**10 else str(n)
+
+
+def link(address: str, fields: Mapping[str, Any]) -> str:
+    """An address that holds every field, so that it opens what is seen; empty ones are left out.
+
+    >>> link("http://localhost:8501/?view=Layers", {"context": "8k", "row_schemes": ["mqa", "cla:2"], "gpu": None})
+    'http://localhost:8501/?context=8k&row_schemes=mqa&row_schemes=cla%3A2'
+    """
+    told = {name: value for name, value in fields.items() if value not in (None, "", [], ())}
+    return f"{address.partition('?')[0]}?{urlencode(told, doseq=True)}"
+
+
+def read_link(given: Mapping[str, Sequence[str]], fields: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+    """What a link asks for in the words of the page, and a clause for each field of it that cannot be.
+
+    ``fields`` says what a field holds: the name of a listing, a least whole number, a tuple of words (or a function that
+    makes one), or None for text. Names may be aliases, counts may be ``8k``, and ``scheme`` a whole chain.
+
+    >>> read_link({"gpu": ["h100"], "context": ["8192"], "foo": ["1"]}, {"gpu": "gpus", "context": 1})
+    ({'gpu': ['h100-80gb-sxm'], 'context': ['8k']}, ['foo is no field of this page'])
+    """
+    found: dict[str, list[str]] = {}
+    wrong = []
+    for written, texts in given.items():
+        name = written.replace("-", "_")
+        name = SYNONYMS.get(name, name)
+        try:
+            if name == "scheme" and texts[-1]:
+                found |= {axis: [member] for axis, member in members(texts[-1]).items()}
+            elif name not in fields:
+                wrong.append(f"{written[:40]} is no field of this page")
+            else:
+                found[name] = [_linked(name, text, fields[name]) for text in texts]
+        except KvplanError as e:
+            wrong.append(f"{written[:40]}={texts[-1][:40]}: {e}" if isinstance(e, UnknownName) else str(e))
+    return found, wrong
+
+
+def _linked(name: str, text: str, allowed: Any) -> str:
+    if isinstance(allowed, int):
+        return short(parse_count(text, name, least=allowed))
+    words = allowed() if callable(allowed) else allowed
+    if words is None or (isinstance(words, tuple) and text in words):
+        return text
+    if isinstance(words, str):
+        return text if text in NOTHING else NOTHING[0] if text == "auto" else named(words, text)
+    raise UnknownName(name, text, words)
+
+
+def packed(config: Mapping[str, Any]) -> str | None:
+    """A config as a word for a link, or None where it is too long for one."""
+    text = json.dumps(config, separators=(",", ":")).encode()
+    word = urlsafe_b64encode(zlib.compress(text, 9)).decode().rstrip("=")
+    return word if len(word) <= LONGEST_LINK else None
+
+
+def unpacked(word: str) -> str:
+    """The text of a config that a link carries. Raises InvalidInput, in one line, for what ``packed`` never made."""
+    rule = "a config as a link of this page carries it"
+    try:
+        reader = zlib.decompressobj()
+        text = reader.decompress(urlsafe_b64decode(word + "=" * (-len(word) % 4)), LARGEST_CONFIG)
+        if not reader.eof:
+            raise InvalidInput("config", word[:40], rule)
+        return json.dumps(config(text), indent=1)
+    except (zlib.error, ValueError, UnicodeError) as e:
+        if isinstance(e, InvalidInput) and e.field == "config":
+            raise
+        raise InvalidInput("config", word[:40], rule) from None
+
+
+def command_line(command: str, model: object = None, **flags: Any) -> str:
+    """The command that asks the same in a terminal; a model that was pasted stands as ``./config.json``.
+
+    >>> command_line("plan", "llama-3.1-8b", context=8192, scheme="cla:2", gpu=None, engine_options={"swa_full": True})
+    'kvplan plan llama-3.1-8b --context 8192 --scheme cla:2 --engine-option swa_full=true'
+    """
+    words = ["kvplan", *command.split()]
+    if model is not None:
+        words.append(model if isinstance(model, str) else "./config.json")
+    for name, value in flags.items():
+        flag = f"--{SEVERAL.get(name, name).replace('_', '-')}"
+        if name == "engine_options":
+            for option, given in (value or {}).items():
+                words += ["--engine-option", f"{option}={str(given).lower() if isinstance(given, bool) else given}"]
+        elif isinstance(value, bool):
+            words += [flag] if value else []
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            words += [word for item in value if item for word in (flag, str(item))]
+        elif value not in (None, ""):
+            words += [flag, str(value)]
+    return shlex.join(words)
+
+
+def config(text: str | bytes) -> dict[str, Any]:
+    """A pasted or uploaded ``config.json``. Raises InvalidInput, in one line, for anything that is none."""
+    rule = "the text of a published config.json, a JSON object"
+    if len(text) > LARGEST_CONFIG:
+        raise InvalidInput("config.json", f"{len(text):,} bytes", f"at most {LARGEST_CONFIG:,} bytes of it")
+    if not text.strip():
+        raise InvalidInput("config.json", None, rule)
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as e:
+        raise InvalidInput("config.json", text[:40], f"{rule} (line {e.lineno}, column {e.colno}: {e.msg})") from None
+    except (ValueError, RecursionError) as e:
+        raise InvalidInput("config.json", text[:40], f"{rule} ({e})") from None
+    if not isinstance(found, dict):
+        raise InvalidInput("config.json", found, rule)
+    return found
+
+
+def options(text: str) -> dict[str, str]:
+    """Engine options as they are typed: ``name=value`` with blanks between. Raises InvalidInput."""
+    found = {}
+    for item in text.split():
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise InvalidInput("engine options", item, "name=value, with blanks between several")
+        found[name.replace("-", "_")] = value
+    return found
+
+
+def rows(comparison: Comparison, units: str = "GiB") -> list[dict[str, Any]]:
+    """A comparison as a page shows it: one row per scheme and engine, bytes in ``units`` (GiB or GB)."""
+    sizes = UNITS[units]
+    return [
+        {
+            "scheme": row.label,
+            "engine": row.engine,
+            "KV per token": format_bytes(row.kv_bytes_per_token, sizes),
+            "KV per sequence": format_bytes(row.kv_bytes_per_sequence, sizes),
+            "KV ×": row.kv_ratio,
+            "KV, batch": format_bytes(row.kv_bytes, sizes),
+            "read per step": format_bytes(row.bytes_read_per_step, sizes),
+            "read ×": row.read_ratio,
+            "Pareto": row.pareto,
+            "prefill": format_si(row.prefill_flops, "FLOP"),
+            "decode": format_si(row.decode_flops, "FLOP"),
+            "parameters": format_parameters(row.parameters),
+            "fits": row.fits,
+            "max batch": row.max_batch,
+            "max context": row.max_context,
+        }
+        for row in comparison.rows
+    ]
+
+
+def fits(reports: Sequence[Report], units: str = "GiB") -> list[dict[str, Any]]:
+    """A table of GPUs, the figure's rows in words: verdict (fits, tight, no), GPU, memory, what is free, what would fit."""
+    sizes = UNITS[units]
+    return [
+        {
+            "verdict": row["verdict"],
+            "cells": {
+                "GPU": row["label"],
+                "fits": WORDS[row["verdict"]],
+                "memory": format_bytes(row["memory_bytes"], sizes),
+                "free": format_bytes(row["free_bytes"], sizes).replace("-", "−"),
+                "max batch": _count(row["max_batch"]),
+                "max context": _count(row["max_context"]),
+                "binds": row["binding"],
+            },
+        }
+        for row in figures.gpus(reports).rows
+    ]
+
+
+def _count(n: int | None) -> str:
+    return "unbounded" if n is None else format_count(n)
+
+
+def on_gpus(model: object, **flags: Any) -> list[Report]:
+    """The same question on every accelerator that it can be asked of."""
+    reports = []
+    for row in listing("gpus"):
+        try:
+            reports.append(plan(model, gpu=row["name"], **flags))
+        except KvplanError:  # an accelerator that the question cannot be asked of, e.g. offload on shared memory
+            continue
+    return reports
+
+
+@cache
+def printed() -> tuple[dict[str, Any], ...]:
+    """Every line of an engine's log on file with what kvplan answers for its settings, one or both ends of a range."""
+    from kvplan import engine_logs
+
+    return tuple(
+        {**row, "predicted": " to ".join(f"{float(n):,.{row['decimals']}f}" for n in row["predicted"])}
+        for row in engine_logs.as_dicts(engine_logs.reproduce())
+    )
+
+
+def matching(records: Iterable[dict[str, Any]], words: str) -> list[dict[str, Any]]:
+    """Records with those rows alone whose case contains every word."""
+    wanted = words.lower().split()
+    return [
+        {**record, "rows": [row for row in record["rows"] if all(word in row["case"].lower() for word in wanted)]}
+        for record in records
+    ]
+
+
+def naming(rows: Iterable[Row], words: str) -> list[Row]:
+    """Published rows whose paper, quantity, place or note contain every word."""
+    wanted = words.lower().split()
+    said = [(row, f"{row.paper} {row.id} {row.quantity} {row.where} {row.note}".lower()) for row in rows]
+    return [row for row, text in said if all(word in text for word in wanted)]
+
+
+def shown(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of records as a table: what was asked is in the case's name already."""
+    return [
+        {"device": record["device"], **{name: value for name, value in row.items() if name != "plan"}}
+        for record in records
+        for row in record["rows"]
+    ]
+
+
+def provenance(record: dict[str, Any]) -> str:
+    """Where a record was made, in one line."""
+    made = f"suite {record['suite']} on {record['device']}, {record['date']}, torch {record['torch']}, commit {record['git'][:12]}"
+    return f"{made}: {len(record['rows']):,} rows shown"
+
+
+def counted(values: Iterable[Any]) -> list[dict[str, Any]]:
+    """How often each value occurs, most first; a tuple's parts are columns."""
+    counts = Counter(value if isinstance(value, tuple) else (value,) for value in values)
+    heads = {1: ("outcome",), 2: ("engine", "outcome")}
+    return [{**dict(zip(heads[len(v)], v, strict=True)), "rows": n} for v, n in counts.most_common()]
