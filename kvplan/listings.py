@@ -164,6 +164,7 @@ def list_engines() -> list[Row]:
             "versions": list(e.versions) or ([e.version] if e.version else []),
             "options": [{"name": o.name, "kind": o.kind, "help": o.help} for o in e.options],
             "ignores": list(e.ignores),
+            "runs_on": list(e.runs_on),
             "source": e.source,
         }
         for e in engines

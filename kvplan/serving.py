@@ -6,6 +6,7 @@ it is asked once for the whole model (one GPU, one stage), and once per pipeline
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 from kvplan.engines.policy import Budget, Case, Line, Policy, Pool, Room, Stated
@@ -14,6 +15,7 @@ from kvplan.settings import Settings
 from kvplan.solver import largest
 from kvplan.specs import ModelSpec
 from kvplan.stages import Stage
+from kvplan.units import LARGEST_COUNT
 
 __all__ = ["Limits", "Served", "serve"]
 
@@ -72,6 +74,10 @@ def serve(
     least = min(range(len(rooms)), key=lambda i: rooms[i].size or 0)
     sizes = _sizes(rooms)
     pool = policy.pool(cases, sizes) if sizes is not None else None
+    stated = policy.states(cases) if policy.states else Stated()
+    if weights_known and s.memory_bytes is not None and _weights(stages[least], rooms[least]) > s.memory_bytes:
+        # it stops while it loads them, and never comes to speak of caches
+        stated, pool = stated._replace(printed=()), pool._replace(printed=()) if pool is not None else None
     limits = None
     if sizes is not None and s.memory_bytes is not None and weights_known:
         limits = _limits(policy, spec, s, stages, cases, rooms, inverted)
@@ -83,7 +89,7 @@ def serve(
         _size(fullest),
         rooms[least].kept,
         _weights(stages[least], rooms[least]) if weights_known else None,
-        policy.states(cases) if policy.states else Stated(),
+        stated,
         pool,
         limits,
     )
@@ -160,6 +166,8 @@ def _limits(
 ) -> Limits:
     def fits(context: int, batch: int) -> bool:
         cases = _cases(spec, s, stages, context, -(-batch // s.dp))
+        if policy.most is not None and cases[0].batch > policy.most(cases[0]):
+            return False
         sizes = _sizes(_rooms(policy, s, stages, cases, True))
         return sizes is not None and min(sizes) >= 0 and policy.fits(cases, sizes)
 
@@ -182,16 +190,23 @@ def _guesses(
     now: tuple[Case, ...],
     sizes: tuple[int, ...],
 ) -> tuple[int, int]:
-    """A batch and a context near the largest, as if bytes grew in lines: every question to an engine costs."""
-    further = _cases(spec, s, stages, 2 * s.context, s.rank_sequences)
-    batches, contexts = [], []
-    for case, double, room in zip(now, further, sizes, strict=True):
-        size, more = _size(policy.caches(case)), _size(policy.caches(double))
-        if size:
-            batches.append(room * case.batch // size)
-        if more > size:
-            contexts.append(s.context + (room - size) * s.context // (more - size))
-    return max(min(batches, default=s.batch) * s.dp, 1), max(min(contexts, default=s.context), 1)
+    """A batch and a context near the largest, as if bytes grew in lines: every question to an engine costs.
+
+    The line of contexts is drawn twice, the second time from where the first one ends: past windows and padding.
+    """
+    held = [_size(policy.caches(case)) for case in now]
+    batches = [room * case.batch // size for case, room, size in zip(now, sizes, held, strict=True) if size]
+    context = s.context
+    for _ in range(2):
+        near = _cases(spec, s, stages, context, s.rank_sequences)
+        far = _cases(spec, s, stages, 2 * context, s.rank_sequences)
+        lengths = []
+        for case, double, room in zip(near, far, sizes, strict=True):
+            size, more = _size(policy.caches(case)), _size(policy.caches(double))
+            if more > size:
+                lengths.append(context + (room - size) * context // (more - size))
+        context = min(max(min(lengths, default=context), 1), LARGEST_COUNT // 2)
+    return max(min(batches, default=s.batch) * s.dp, 1), context
 
 
 def _binding(
@@ -202,7 +217,7 @@ def _binding(
     rooms: list[Room],
     batch: int | None,
 ) -> str:
-    """The largest of what takes memory on the GPU with the least room: weights where they leave nothing."""
+    """What stops growth: weights where they leave nothing, the engine's own limit of sequences, else the largest cache."""
     least = min(range(len(rooms)), key=lambda i: rooms[i].size or 0)
     room = rooms[least]
     if room.size is None or room.size <= 0:
@@ -210,9 +225,10 @@ def _binding(
         return "weights" if kept is None or _weights(stages[least], room) >= kept.size else kept.path
     if batch is None:
         return "unbounded"
-    amounts: dict[str, int] = {}
-    for line in (*policy.caches(cases[least]), *room.kept):
-        if not line.on_gpu:
-            continue
-        amounts[line.path] = amounts.get(line.path, 0) + line.size
-    return max(amounts, key=lambda path: amounts[path]) if amounts else "unbounded"
+    if policy.most is not None and s.rank_sequences > policy.most(cases[least]):
+        return "engine/sequences"
+    amounts: Counter[str] = Counter()
+    for line in policy.caches(cases[least]):
+        if line.on_gpu:
+            amounts[line.path] += line.size
+    return max(amounts, key=lambda path: amounts[path], default="unbounded")

@@ -123,6 +123,11 @@ def read_settings(
     if gpu is not None and not isinstance(gpu, str):
         raise InvalidInput("gpu", gpu, "the name of an accelerator, e.g. h100-80gb-sxm")
     device = find_gpu(gpu) if gpu is not None else None
+    if device is not None and found.runs_on and device.vendor not in found.runs_on:
+        vendors = " or ".join(filter(None, (", ".join(found.runs_on[:-1]), found.runs_on[-1])))
+        raise InvalidInput(
+            "gpu", f"{device.name} ({device.vendor})", f"an accelerator of {vendors} with engine {found.name}"
+        )
     memory_bytes = parse_bytes(memory, "memory") if memory is not None else device.memory_bytes if device else None
     if memory_bytes is not None and memory_bytes < MIB:
         raise InvalidInput("memory", memory, "at least 1 MiB; give a unit, e.g. 80GiB")
@@ -213,7 +218,9 @@ def _merge(engine: Engine, options: dict[str, Any], given: dict[str, Any]) -> No
         value, flag = options[option.name], given[option.common]
         if flag is not None and _plain(option, flag) != value:
             raise InvalidInput(
-                "engine_options", f"{option.name}={value}", f"the value of {option.common}, which was given too ({flag})"
+                "engine_options",
+                f"{option.name}={value}",
+                f"the value of {option.common}, which was given too ({flag})",
             )
         given[option.common] = value
 

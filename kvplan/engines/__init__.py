@@ -50,6 +50,7 @@ class Engine(NamedTuple):
     cache_names: tuple[tuple[str, str], ...] = ()  # its own names of cache formats, and which format each stores
     with_options: "Callable[[Engine, dict[str, Any]], Engine] | None" = None  # the engine that its options make of it
     versions: tuple[str, ...] = ()  # whose rules it holds, oldest first; () = this one alone
+    runs_on: tuple[str, ...] = ()  # vendors of accelerators that its rules are of; () = any
 
 
 IDEAL = Engine(

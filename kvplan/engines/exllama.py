@@ -27,11 +27,13 @@ Q_BLOCK = 512
 
 
 def _refuse(case: Case, instead: str) -> None:
-    """Keys and values are fp16 or the engine's own codes, whatever the model computes in."""
+    """Keys and values are fp16 or the engine's own codes, whatever the model computes in; nothing is kept of an encoder."""
     names = {case.formats.key.name, case.formats.value.name}
     stated = {case.spec.kv_dtype}
+    if any(shape.kind == "cross" for shape in shapes(case, "exllama")):
+        raise InvalidInput("engine", "exllama", "a model without cross-attention: it has no architecture with it")
     if not names <= {"fp16", "bf16", "fp32"} | stated:
-        raise InvalidInput("kv_dtype", " ".join(sorted(names)), f"nothing with engine exllama: {instead}")
+        raise InvalidInput("kv_dtype", " ".join(sorted(names)), f"fp16 with engine exllama: {instead}")
 
 
 # --- ExLlamaV3 -------------------------------------------------------------------------------------------------------
@@ -182,7 +184,8 @@ def room(case: Case, budget: Budget) -> Room:
 
 def _v3_pool(cases: Cases, rooms: Rooms) -> Pool:
     size = max(sum(line.size for line in v3_caches(case)) for case in cases)
-    return Pool(size, _tokens(cases[0]))
+    grows = any(shapes(case, "exllama") for case in cases)
+    return Pool(size, _tokens(cases[0]) if grows else None)
 
 
 def _v2_pool(cases: Cases, rooms: Rooms) -> Pool:
@@ -192,10 +195,14 @@ def _v2_pool(cases: Cases, rooms: Rooms) -> Pool:
     return Pool(size, rows * max(_length(case, shape) for shape in shapes(case, "exllama")))
 
 
+def _v3_most(case: Case) -> int:
+    slots: int = case.option("max_batch_size", SLOTS)
+    return slots
+
+
 def _v3_admits(cases: Cases, rooms: Rooms) -> bool:
     case = cases[0]
-    slots: int = case.option("max_batch_size", SLOTS)
-    if case.batch * -(-case.context // PAGE) * PAGE > _tokens(case) or case.batch > slots:
+    if case.batch * -(-case.context // PAGE) * PAGE > _tokens(case) or case.batch > _v3_most(case):
         return False
     return all(sum(x.size for x in v3_caches(c)) <= size for c, size in zip(cases, rooms, strict=True))
 
@@ -257,8 +264,9 @@ ENGINE = Engine(
         *IGNORES,
         "Windows of architectures without rings (Gemma 2 and 3, Mistral ...): every token stays.",
     ),
-    policy=Policy(caches=v3_caches, room=room, pool=_v3_pool, admits=_v3_admits, states=_v3_stated),
+    policy=Policy(v3_caches, room, _v3_pool, _v3_admits, _v3_stated, _v3_most),
     versions=VERSIONS,
+    runs_on=("NVIDIA",),
 )
 
 V2 = ENGINE._replace(
@@ -272,6 +280,7 @@ V2 = ENGINE._replace(
     ),
     ignores=(*IGNORES, "Windows: every token stays."),
     policy=Policy(caches=v2_caches, room=room, pool=_v2_pool, admits=_v2_admits, states=_v2_stated),
+    runs_on=("NVIDIA", "AMD"),  # CUDA and ROCm
 )
 
 

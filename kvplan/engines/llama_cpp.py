@@ -209,11 +209,12 @@ def _hybrid(spec: ModelSpec) -> bool:
 def _types(case: Case, rules: Rules) -> tuple[Format, Format, bool]:
     """The types of K and V, and whether flash attention runs. Raises InvalidInput for what the engine refuses."""
     stated = case.spec.kv_dtype
-    chosen = []
+    chosen, one = [], case.formats.key == case.formats.value
     for field, format_ in (("cache_type_k", case.formats.key), ("cache_type_v", case.formats.value)):
         if format_.name not in CACHE_TYPES and stated is not None and find_format(stated).name == format_.name:
             format_ = find_format("fp16")  # what a checkpoint says of its cache does not reach a GGUF
         if format_.name not in CACHE_TYPES:
+            field = "kv_dtype" if one else field
             raise InvalidInput(field, format_.name, f"a cache type of llama.cpp: {', '.join(map(_ggml, CACHE_TYPES))}")
         chosen.append(format_)
     key, value = chosen
@@ -622,11 +623,18 @@ def _on_gpu(case: Case) -> int:
     return sum(line.size for line in caches(case) if line.on_gpu)
 
 
+def most(case: Case) -> int:
+    """Sequences that a context is made for: ``parallel``, where it is given, and no more than it has cells."""
+    asked: int = case.option("parallel", MAX_SEQUENCES)
+    given: int = case.option("ctx_size", 0)
+    return min(asked, MAX_SEQUENCES, given or MAX_SEQUENCES)
+
+
 def admits(cases: Cases, rooms: Rooms) -> bool:
     """Whether the context holds every sequence at its length, and its buffers fit beside the weights."""
     s = _sizes(cases[0])
     batch, context = cases[0].batch, cases[0].context
-    if s.n_seq > MAX_SEQUENCES or batch > s.n_seq:
+    if s.n_seq > MAX_SEQUENCES or batch > most(cases[0]):
         return False
     if (batch * context > s.n_ctx) if s.unified else (context > s.n_ctx_seq):
         return False
@@ -750,8 +758,9 @@ ENGINE = Engine(
         "keys and values of an encoder: made anew in every batch, cached nowhere",
         "what a checkpoint states of its cache: f16 unless a cache type is given",
     ),
-    policy=Policy(caches=caches, room=room, pool=pool, admits=admits, states=states),
+    policy=Policy(caches=caches, room=room, pool=pool, admits=admits, states=states, most=most),
     default_kv="fp16",
     cache_names=(("f16", "fp16"), ("f32", "fp32")),
     versions=(*BUILDS, CURRENT),
+    runs_on=("NVIDIA", "AMD", "Apple", "Intel"),  # CUDA, HIP, Metal, SYCL; Vulkan on three of them
 )

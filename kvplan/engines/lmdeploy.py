@@ -39,8 +39,9 @@ def _policy(case: Case) -> str:
     if policy.startswith("fp8") and not _pytorch(case):
         if case.spec.kv_dtype is not None and not case.option("quant_policy", ""):
             return "0"  # what a checkpoint states for other engines
+        field = "engine_options quant_policy" if case.option("quant_policy", "") else "kv_dtype"
         raise InvalidInput(
-            "engine_options quant_policy", policy, "0, 4 or 8 with backend turbomind; fp8 has backend pytorch"
+            field, policy, "bf16 or fp16, quant_policy 0, 4 or 8 with backend turbomind; fp8 has backend pytorch"
         )
     return policy
 
@@ -56,9 +57,15 @@ def _heads(case: Case, shape: Shape) -> int:
 
 
 def _block_bytes(case: Case) -> int:
-    """Bytes of one block of tokens in all layers of one rank."""
-    sized = _pytorch_layer if _pytorch(case) else _turbomind_layer
-    return sum(sized(case, shape) for shape in shapes(case, "lmdeploy"))
+    """Bytes of one block of tokens in all layers of one rank; remembered on the spec."""
+    memo: dict[object, int] = case.spec.__dict__.setdefault("_lmdeploy", {})
+    key = (case.layers.start, case.layers.stop, case.tp, case.formats, _pytorch(case), _policy(case), _block(case))
+    if key not in memo:
+        if len(memo) > 64:
+            memo.clear()
+        sized = _pytorch_layer if _pytorch(case) else _turbomind_layer
+        memo[key] = sum(sized(case, shape) for shape in shapes(case, "lmdeploy"))
+    return memo[key]
 
 
 def _turbomind_layer(case: Case, shape: Shape) -> int:
@@ -196,10 +203,14 @@ def pool(cases: Cases, rooms: Rooms) -> Pool:
     return Pool(max(sizes), blocks * _block(case) if blocks else None, tuple(facts))
 
 
+def _most(case: Case) -> int:
+    batch: int = case.option("max_batch_size", MAX_BATCH)
+    return batch
+
+
 def _admits(cases: Cases, rooms: Rooms) -> bool:
     case = cases[0]
-    batch: int = case.option("max_batch_size", MAX_BATCH)
-    if case.batch > batch or min(rooms) <= 0:
+    if case.batch > _most(case) or min(rooms) <= 0:
         return False
     if any(stage.batch * _state(stage) > size for stage, size in zip(cases, rooms, strict=True)):
         return False
@@ -240,8 +251,9 @@ ENGINE = Engine(
         "Layers that share another layer's keys and values: every layer has blocks.",
         "What schemes drop, pool or factor: every head's key and value is kept.",
     ),
-    policy=Policy(caches=caches, room=room, pool=pool, admits=_admits, states=_stated),
+    policy=Policy(caches=caches, room=room, pool=pool, admits=_admits, states=_stated, most=_most),
     versions=("0.16.0",),
+    runs_on=("NVIDIA",),
 )
 
 

@@ -6,6 +6,7 @@ less its last token in chunks of ``prefill_step_size``, the last token alone, th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -177,6 +178,9 @@ def quantized_bytes(dim: int, bits: int, group: int, scale_bytes: int) -> int:
     return dim * bits // 32 * 4 + 2 * (dim // group) * scale_bytes
 
 
+Kind = tuple[str, int, int, tuple[int, ...]]  # path, bound, first tokens kept, heads and widths of keys and values
+
+
 class Cache(NamedTuple):
     """Equal layers: how many, what kind of cache, slots at the moments that matter, and bytes per slot."""
 
@@ -195,14 +199,8 @@ def _caches(case: Case) -> list[Cache]:
     bits, group = int(case.option("kv_bits", 0)), int(case.option("kv_group_size", 64))
     start = case.option("quantized_kv_start", QUANTIZED_START)
     held = case.context + new
-    grouped: dict[tuple[str, int, int, tuple[int, ...]], int] = {}
-    for shape in shapes(case, "mlx"):
-        if shape.reads is not None:
-            continue  # the class builds no cache for a layer that reads another's
-        for key in _kinds(case, shape):
-            grouped[key] = grouped.get(key, 0) + 1
     found = []
-    for (path, bound, keep, widths), layers in grouped.items():
+    for (path, bound, keep, widths), layers in _grouped(case).items():
         peak, now = history(path, case.context, new, chunk, bound, keep, start)
         slot = sum(entry_bits(heads, width, format_) for heads, width in _pairs(widths))
         quantized = 0
@@ -226,6 +224,21 @@ def _caches(case: Case) -> list[Cache]:
     return found
 
 
+def _grouped(case: Case) -> dict[Kind, int]:
+    """How many caches of each kind this stage has; remembered on the spec, since a capacity asks it hundreds of times."""
+    memo: dict[object, dict[Kind, int]] = case.spec.__dict__.setdefault("_mlx", {})
+    known = (case.layers.start, case.layers.stop, case.tp, case.option("max_kv_size", 0))
+    if known not in memo:
+        if len(memo) > 64:
+            memo.clear()
+        counts: Counter[Kind] = Counter()
+        for shape in shapes(case, "mlx"):
+            if shape.reads is None:  # the class builds no cache for a layer that reads another's
+                counts.update(_kinds(case, shape))
+        memo[known] = counts
+    return memo[known]
+
+
 def _divides(width: int, bits: int, group: int) -> int:
     if width % group:
         raise InvalidInput("engine_options kv_group_size", group, f"a divisor of the head dim {width}")
@@ -236,7 +249,7 @@ def _pairs(widths: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     return zip(widths[::2], widths[1::2], strict=True)
 
 
-def _kinds(case: Case, shape: Shape) -> Iterator[tuple[str, int, int, tuple[int, ...]]]:
+def _kinds(case: Case, shape: Shape) -> Iterator[Kind]:
     """Path, bound, kept first tokens, and (heads, width) of keys and values, for each cache that the layer has."""
     heads = floor_heads(shape.heads, case.tp)
     spec = case.spec
@@ -253,6 +266,8 @@ def _kinds(case: Case, shape: Shape) -> Iterator[tuple[str, int, int, tuple[int,
             # the class hands its one key over as key and as value, and the cache keeps both
             yield "kv/index", 0, 0, (1, shape.index_dim, 1, shape.index_dim)
         return
+    if shape.kind == "cross":
+        raise InvalidInput("engine", "mlx", "a model without cross-attention: mlx-lm 0.32.2 has no class with it")
     widths = (heads, shape.key, heads, shape.value)
     if shape.kind == "local" and rotates:
         yield "kv/local", shape.reach, 0, widths
@@ -391,6 +406,7 @@ ENGINE = Engine(
     ),
     policy=Policy(caches=caches, room=room, pool=pool, admits=_admits, states=_stated),
     versions=("0.32.2",),
+    runs_on=("Apple", "NVIDIA"),  # Metal, and the CUDA backend of mlx[cuda]
 )
 
 

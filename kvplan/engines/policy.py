@@ -94,7 +94,9 @@ Cases = tuple[Case, ...]
 
 def holds(caches: Callable[[Case], tuple[Line, ...]], cases: Cases, rooms: Rooms) -> bool:
     """Whether the caches of every stage fit into its room: the rule of engines that allocate what the requests need."""
-    return all(sum(line.size for line in caches(case) if line.on_gpu) <= room for case, room in zip(cases, rooms, strict=True))
+    return all(
+        sum(line.size for line in caches(case) if line.on_gpu) <= room for case, room in zip(cases, rooms, strict=True)
+    )
 
 
 class Policy(NamedTuple):
@@ -105,6 +107,7 @@ class Policy(NamedTuple):
     pool: Callable[[Cases, Rooms], Pool]
     admits: Callable[[Cases, Rooms], bool] | None = None  # None: the caches fit into the room
     states: Callable[[Cases], Stated] | None = None  # facts that need no GPU; the pool's own come after them
+    most: Callable[[Case], int] | None = None  # sequences that run at once, whatever the memory; ``admits`` honours it
 
     def fits(self, cases: Cases, rooms: Rooms) -> bool:
         """Whether the engine starts with these rooms and holds all sequences of the cases at once."""

@@ -23,6 +23,7 @@ DEFAULTS = "sglang 0.5.23, arg_groups/memory_hook.py"
 # What it keeps entries in; nvfp4 is its fp4_e2m1: half a byte and a one-byte scale per 16.
 STORED = ("bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2", "mxfp8", "nvfp4")
 SWA_RATIO, MAMBA_RATIO = 0.8, 0.9
+MAX_REQUESTS = 4096
 SWA_EVICTION = 128  # SGLANG_SWA_EVICTION_INTERVAL
 VLM_CACHE = 100 * MIB  # SGLANG_VLM_CACHE_SIZE_MB, set aside for models with an encoder of images
 # Model classes whose sliding layers get a pool of their own. Gemma 2 and 3, OLMo and EXAONE are excluded by name, and
@@ -305,7 +306,8 @@ def caches(case: Case) -> tuple[Line, ...]:
     widths, page = _widths(case), _page(case)
     tokens = -(-(case.context + _encoder(case)) // page) * page
     lines = []
-    ignoring = "" if _hybrid(case) else ", windows ignored"
+    sliding = any(shape.kind in ("local", "chunk") for shape in shapes(case, "sglang"))
+    ignoring = ", windows ignored" if sliding and not _hybrid(case) else ""
     for path, size in (
         ("kv/global", widths.full_key + widths.full_value),
         ("kv/latent", widths.latent),
@@ -503,8 +505,8 @@ def _context_length(case: Case) -> int:
 
 
 def _running(case: Case, tokens: int, mamba: int | None) -> int:
-    """``max_running_requests``: asked for, or 2048 to 4096 by the tokens; never more than half of them or the states."""
-    estimate = max(min(int(tokens / _context_length(case) * 512), 4096), 2048)
+    """``max_running_requests``: asked for, or 2048 to 4096 (MAX_REQUESTS) by the tokens; never more than half of them or the states."""
+    estimate = max(min(int(tokens / _context_length(case) * 512), MAX_REQUESTS), 2048)
     asked: int = case.option("max_running_requests", estimate)
     requests = min(max(1, asked), tokens // 2)
     if mamba is not None:
@@ -600,6 +602,12 @@ DTYPES = {
 def _printed(case: Case, sizes: Sizes, facts: dict[str, int | float | str]) -> tuple[str, ...]:
     lines = []
     widths = _widths(case)
+    if sizes.tokens <= 0:  # pool_configurator.py, MemoryPoolConfig
+        fraction = case.option("mem_fraction_static", None)
+        if fraction is None and case.memory_bytes is not None:
+            fraction = _fraction(case)
+        current = "" if fraction is None else f" Current value: mem_fraction_static={fraction}"
+        return (f"RuntimeError: Not enough memory. Please try to increase --mem-fraction-static.{current}",)
     if facts["mamba_size"]:
         lines.append(
             f"Mamba Cache is allocated. max_mamba_cache_size: {sizes.mamba}, "
@@ -624,6 +632,12 @@ def _printed(case: Case, sizes: Sizes, facts: dict[str, int | float | str]) -> t
         f"max_running_requests={sizes.requests}, context_len={_context_length(case)}"
     )
     return tuple(lines)
+
+
+def _most(case: Case) -> int:
+    """Requests that run at once: as asked for, or at most 4096 however large the pool is."""
+    asked: int = case.option("max_running_requests", MAX_REQUESTS)
+    return max(1, asked)
 
 
 def _admits(cases: Cases, rooms: Rooms) -> bool:
@@ -715,9 +729,10 @@ ENGINE = Engine(
         "What schemes drop, pool or factor: every head's key and value is kept.",
         "Draft pools beyond their share of a token; disaggregated serving, DCP and attention data parallelism.",
     ),
-    policy=Policy(caches=caches, room=room, pool=pool, admits=_admits, states=_stated),
+    policy=Policy(caches=caches, room=room, pool=pool, admits=_admits, states=_stated, most=_most),
     cache_names=(("fp4_e2m1", "nvfp4"), ("bfloat16", "bf16"), ("float16", "fp16")),
     versions=("0.5.23",),
+    runs_on=("NVIDIA", "AMD", "Intel"),
 )
 
 

@@ -243,12 +243,16 @@ def _named(window: int) -> str:
     return f" (window {window})" if window else ""
 
 
+def _most(case: Case) -> int:
+    batch: int = case.option("max_batch_size", MAX_BATCH)
+    return batch
+
+
 def _admits(cases: Cases, rooms: Rooms) -> bool:
     if min(rooms) <= 0:
         return False
     case = cases[0]
-    batch: int = case.option("max_batch_size", MAX_BATCH)
-    if case.batch > batch:
+    if case.batch > _most(case):
         return False
     for stage, size in zip(cases, rooms, strict=True):
         if states(stage) and stage.batch * _state(stage) > size:
@@ -291,9 +295,10 @@ ENGINE = Engine(
         "What schemes drop, pool or factor: every head's key and value is kept.",
         "Shares by window size (the C++ manager, TRTLLM_WINDOW_SIZE_SHARES): windows share the pool equally.",
     ),
-    policy=Policy(caches=caches, room=room, pool=pool, admits=_admits, states=_stated),
+    policy=Policy(caches=caches, room=room, pool=pool, admits=_admits, states=_stated, most=_most),
     cache_names=(("bfloat16", "bf16"), ("float16", "fp16")),
     versions=("1.2",),
+    runs_on=("NVIDIA",),
 )
 
 

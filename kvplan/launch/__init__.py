@@ -286,6 +286,9 @@ def _replaced(found: Preflight, changes: Changes) -> list[str]:
         spelled = f"{given.spelled}.{given.path}" if given.path else given.spelled
         if spelled.partition("=")[0] in found.command.environment:
             continue
+        if found.reading.rules.table.argparse and (given.value or "").startswith("-"):  # else a flag of its own
+            words.append(f"{spelled}={given.value}")
+            continue
         several = given.flag is not None and given.flag.takes == "list"
         words += [
             spelled,

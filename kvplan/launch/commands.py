@@ -20,6 +20,7 @@ WRAPPERS = (
     "sudo", "nohup", "exec", "time", "env", "export", "command", "uv", "uvx", "poetry", "pipenv", "pixi", "conda",
     "numactl", "nice", "taskset", "torchrun", "srun",
 )  # fmt: skip
+SHELLS = ("bash", "sh", "zsh", "dash")  # -c runs a text
 MODULES = {
     "vllm.entrypoints.openai.api_server": "vllm",
     "vllm.entrypoints.api_server": "vllm",
@@ -118,6 +119,10 @@ def _program(words: list[str], environment: dict[str, str]) -> tuple[str, str, t
             if rest[:1] == ["-m"] and len(rest) > 1:
                 return _module(rest[1], rest[2:])
             python = True
+        elif name in SHELLS and len(rest) > 1 and rest[0].startswith("-") and rest[0].endswith("c"):
+            inner = read_command(rest[1])
+            environment.update(inner.environment)
+            return inner.engine, inner.program, inner.words
         elif name == "vllm" and rest[:1] == ["serve"]:
             return "vllm", "vllm serve", tuple(rest[1:])
         elif name in LLAMA and (name.startswith("llama-") or _looks_like_llama(rest)):

@@ -47,8 +47,10 @@ class Given(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The flag and its value."""
-        return self.spelled if self.value is None else f"{self.spelled} {self.value}"
+        """The flag and its value; of a variable of the environment, its assignment."""
+        if self.value is None or self.spelled.endswith(f"={self.value}"):
+            return self.spelled
+        return f"{self.spelled} {self.value}"
 
 
 class Table(NamedTuple):

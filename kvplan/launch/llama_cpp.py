@@ -24,6 +24,10 @@ CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "
 def fill(r: Reading) -> None:
     """Takes the flags that say how many cells the cache has and what is left for it."""
     r.notes += [f"{word!r} belongs to no flag, and is not read" for word in r.positional]
+    for given in r.unknown:
+        flag, equals, value = given.spelled.partition("=")
+        if equals and flag in r.rules.table.flags:  # common/arg.cpp splits no words
+            r.refuse(f"error: invalid argument: {given.spelled} (llama.cpp takes {flag} {value})")
     _model(r)
     server = r.command.program in ("llama-server", "server")
     slots, unified = r.count("-np", least=-1), r.switch("-kvu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from kvplan.launch.flags import table
@@ -11,12 +12,22 @@ from kvplan.units import format_bytes, format_count
 
 __all__ = ["RULES"]
 
+QUANTIZED = ("2", "3", "4", "8")  # bits that a weight format here has
+
 
 def fill(r: Reading) -> None:
     """Takes the model and the formats of its cache; how long requests are, no flag says."""
     r.notes += [f"{word!r} belongs to no flag, and is not read" for word in r.positional]
-    found = r.model(r.text("--model"))
+    name = r.text("--model")
+    found = r.model(name)
     r.uses("--model", found.how)
+    bits = re.search(r"[-_](\d)-?bit\b", name or "", re.IGNORECASE)
+    if bits and found.spec.quantization is None:
+        if bits[1] in QUANTIZED:
+            r.plan["weight_dtype"] = f"int{bits[1]}:g=64,scale=16,zero=16"
+            r.notes.append(f"matrices count as {bits[1]} bits in groups of 64, which the model's name says")
+        else:
+            r.notes.append(f"the model's name says {bits[1]} bits; its weights count in the type of the config")
     r.plan["context"] = found.spec.max_context or 8192
     r.notes.append("the server sets no limit on requests: the cache of one at the model's own length is shown")
 

@@ -250,7 +250,7 @@ class Reading:
                 why = self.rules.caveats.get(given.flag.name, "a part of a structured setting, which is not modelled")
                 self.caveats.append(Named(f"{given.spelled}.{given.path} {given.value}", why))
         for name, option_name in self.rules.variable_options.items():
-            if name in self.command.environment and option_name in self.known:
+            if name in self.command.environment and option_name in self.known and option_name not in self.options:
                 self.options[option_name] = self.command.environment[name].lower() not in ("0", "false", "off")
         for name, why in self.rules.variables.items():
             if name in self.command.environment:

@@ -9,7 +9,7 @@ from typing import Any
 from kvplan.errors import InvalidInput
 from kvplan.launch.flags import table
 from kvplan.launch.models import Found
-from kvplan.launch.reading import Changes, Reading, Rules, Verdict
+from kvplan.launch.reading import Changes, Named, Reading, Rules, Verdict
 from kvplan.report import Report
 from kvplan.units import format_bytes, format_count
 
@@ -51,6 +51,9 @@ def fill(r: Reading) -> None:
     r.check_gpus(-(-ranks // nodes))
     _formats(r, found)
     _length(r, found)
+    if r.count("--chunked-prefill-size", least=-1) in (-1, 0):
+        whole = r.given.pop("--chunked-prefill-size")
+        r.caveats.append(Named(whole.words, "prompts run whole: what is kept back for them is planned as by default"))
     page = r.count("--page-size")
     if page is not None and not r.has("page_size"):
         r.plan["block_size"] = page

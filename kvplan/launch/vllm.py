@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from math import floor
 from typing import Any
 
+from kvplan.engines.vllm.versions import NEWEST, parse, rules
 from kvplan.errors import InvalidInput
 from kvplan.launch.flags import table
 from kvplan.launch.models import Found
@@ -52,6 +53,8 @@ def fill(r: Reading) -> None:
     block = r.count("--block-size")
     if block is not None:
         r.plan["block_size"] = block
+        if block % 16 and block not in (1, 8):  # what releases with a list of sizes took besides
+            r.refuse(f"--block-size {block} is no multiple of the 16 tokens that attention kernels take")
         r.uses("--block-size", f"blocks of {block} tokens")
     tokens, seqs = r.count("--max-num-batched-tokens"), r.count("--max-num-seqs")
     if tokens is not None and seqs is not None and tokens < seqs:
@@ -63,9 +66,23 @@ def fill(r: Reading) -> None:
             f"--max-num-batched-tokens {tokens} is less than the {length:,} tokens of a request, and prefill is not chunked"
         )
     _speculation(r)
+    _engine(r)
     backend = r.command.environment.get("VLLM_ATTENTION_BACKEND")
     if backend and not r.is_given("--attention-backend") and r.has("attention_backend"):
         r.options["attention_backend"] = backend
+
+
+def _engine(r: Reading) -> None:
+    """VLLM_USE_V1=0 where there is no V0 engine: 0.11 stops, later releases do not know the variable."""
+    version = r.asked.version or NEWEST
+    asked = r.command.environment.get("VLLM_USE_V1", "1").lower()
+    if asked not in ("0", "false", "off") or rules(version).v0:
+        return
+    r.options["use_v1"] = True
+    if parse(version) < (0, 12, 0):
+        r.refuse(f"VLLM_USE_V1={asked}: {version} has the V1 engine alone")
+    else:
+        r.notes.append(f"VLLM_USE_V1 is no variable of vllm {version}, which has the V1 engine alone")
 
 
 def _parallel(r: Reading) -> None:

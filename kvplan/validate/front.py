@@ -100,7 +100,9 @@ def validate(
         run_suite(suite, kept, device, jobs)
         head = summary(kept.rows)
     elif reference in ENGINES:
-        for row in import_module(ENGINES[reference]).compare(parse_count(count, "count"), parse_count(seed, "seed", least=0)):
+        for row in import_module(ENGINES[reference]).compare(
+            parse_count(count, "count"), parse_count(seed, "seed", least=0)
+        ):
             kept.add([row])
         head = summary(kept.rows)
     elif reference is not None:

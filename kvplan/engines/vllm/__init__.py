@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvplan.engines import Engine, Option
 from kvplan.engines.policy import Policy
 from kvplan.engines.vllm.memory import room
-from kvplan.engines.vllm.policy import admits, caches, pool, states
+from kvplan.engines.vllm.policy import admits, caches, most, pool, states
 from kvplan.engines.vllm.versions import NEWEST, VERSIONS, parse, rules
 
 __all__ = ["ENGINE", "at"]
@@ -87,7 +87,8 @@ ENGINE = Engine(
         "caches that vllm has no layers for are kept like full attention: budgets, pooled entries, landmarks",
         "models that plan groups of their own (Qwen4, Inkling) follow the common rules here",
     ),
-    policy=Policy(caches, room, pool, admits, states),
+    policy=Policy(caches, room, pool, admits, states, most),
     cache_names=CACHE_NAMES,
     versions=VERSIONS,
+    runs_on=("NVIDIA", "AMD", "Intel", "Google"),
 )

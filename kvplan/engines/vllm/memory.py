@@ -138,17 +138,19 @@ def _layer_peak(case: Case, known: Rules, compute: int) -> tuple[int, str]:
 
 def _rope(case: Case, compute: int) -> int:
     """The table of cosines and sines, once per kind of layer; rotary dims are taken to be all of a key's."""
-    length = case.spec.max_context or case.context
-    dims = set()
-    for layer in case.spec.layers:
-        for mixer in layer.mixers:
-            if isinstance(mixer, Attention) and mixer.cached:
-                dims.add((mixer.window is None, mixer.key_dim))
-            elif isinstance(mixer, Latent):
-                dims.add((True, mixer.rope_dim))
-            elif isinstance(mixer, Factored):
-                dims.add((True, mixer.dim))
-    return sum(length * width * compute for _, width in dims)
+    memo: dict[str, int] = case.spec.__dict__
+    if "_vllm_rotary" not in memo:
+        dims = set()
+        for layer in case.spec.layers:
+            for mixer in layer.mixers:
+                if isinstance(mixer, Attention) and mixer.cached:
+                    dims.add((mixer.window is None, mixer.key_dim))
+                elif isinstance(mixer, Latent):
+                    dims.add((True, mixer.rope_dim))
+                elif isinstance(mixer, Factored):
+                    dims.add((True, mixer.dim))
+        memo["_vllm_rotary"] = sum(width for _, width in dims)
+    return (case.spec.max_context or case.context) * memo["_vllm_rotary"] * compute
 
 
 def _workspace(case: Case, known: Rules, compute: int) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 from kvplan.engines.policy import Case, Cases, Line, Pool, Rooms, Stated
 from kvplan.engines.vllm import v0
-from kvplan.engines.vllm.layers import Aligned, Served, batched_tokens, layers_of, limits_of, sequences
+from kvplan.engines.vllm.layers import Aligned, batched_tokens, layers_of, limits_of, sequences
 from kvplan.engines.vllm.planning import (
     Group,
     Limits,
@@ -23,10 +24,11 @@ from kvplan.engines.vllm.planning import (
 from kvplan.engines.vllm.versions import Rules, rules
 from kvplan.errors import InvalidInput
 
-__all__ = ["admits", "caches", "pool", "states"]
+__all__ = ["admits", "caches", "most", "pool", "states"]
 
 GIB = 2**30
 KEPT_PLANS = 64  # per spec; one question asks for one plan per stage, and for the whole model
+DETAILS = "https://docs.vllm.ai/en/latest/configuration/conserving_memory/"
 SOURCE = "vllm, v1/core/kv_cache_planning.py (kv_cache_utils.py up to 0.31) and v1/kv_cache_interface.py"
 
 
@@ -38,18 +40,18 @@ class Planned(NamedTuple):
     groups: list[Group]  # of the whole model
     stage: list[Group]  # of which this stage holds these layers
     limits: Limits
-    served: dict[int, Served]  # by position in the groups
-    ungrouped: list[PagedSpec]  # of this stage, before grouping changed them
+    alike: list[list[tuple[str, PagedSpec, str, int]]]  # of each group here: label, spec, formula; how many layers
+    ungrouped: Counter[PagedSpec]  # how many layers of this stage are alike, before grouping changed them
+    counted: list[Group]  # that the start-up check counts, and bytes of one block to it
+    counted_bytes: int
     block_bytes: int  # of one block on this stage
     divisor: int  # bytes that the room is divided by to get blocks
 
     def needed(self, length: int) -> int:
         """Bytes that the start-up check asks for one request of ``length`` tokens."""
         if self.rules.check == "layers":
-            return sum(blocks(spec, length, self.limits) * spec.page for spec in self.ungrouped)
-        groups = self.stage if self.rules.stage_types else self.groups
-        counted = groups[:1] if self.rules.check == "first" else groups
-        return need(counted, length, self.limits) * bytes_per_block(groups)
+            return sum(n * blocks(spec, length, self.limits) * spec.page for spec, n in self.ungrouped.items())
+        return need(self.counted, length, self.limits) * self.counted_bytes
 
 
 def plan_of(case: Case) -> Planned:
@@ -80,13 +82,31 @@ def _plan(case: Case, known: Rules) -> Planned:
         group._replace(layers=tuple((members[position], spec) for position, spec in group.layers)) for group in groups
     ]
     stage = project(groups, lambda position: aligned.layers[position].layer in case.layers)
-    ungrouped = [aligned.layers[i].spec for i in here]
-    served = dict(enumerate(aligned.layers))
+    ungrouped = Counter(aligned.layers[i].spec for i in here)
+    checked = stage if known.stage_types else groups
+    counted = checked[:1] if known.check == "first" else checked
+    alike = []
+    for group in stage:
+        served = [(aligned.layers[position], spec) for position, spec in group.layers]
+        counts = Counter((one.label, spec, one.formula) for one, spec in served)
+        alike.append([(*kind, n) for kind, n in counts.items()])
     size = bytes_per_block(stage)
     # 0.11 to 0.16 left the layers of all stages in a group of several specs
     whole = not known.stage_types and len(groups) == 1 and not mergeable(groups[0].blocks_like)
     divisor = groups[0].page if whole else size
-    return Planned(known, aligned, groups, stage, Limits(0), served, ungrouped, size, divisor)
+    return Planned(
+        known,
+        aligned,
+        groups,
+        stage,
+        Limits(0),
+        alike,
+        ungrouped,
+        counted,
+        bytes_per_block(checked),
+        size,
+        divisor,
+    )
 
 
 def is_v0(case: Case) -> bool:
@@ -126,25 +146,24 @@ def caches(case: Case) -> tuple[Line, ...]:
             )
 
     sequences = f"{case.batch} sequences × " if case.batch > 1 else ""
-    for whole, group in zip(planned.groups, planned.stage, strict=True):
+    for whole, group, kinds in zip(planned.groups, planned.stage, planned.alike, strict=True):
         count = need([whole], case.context, planned.limits)
         taken = case.batch * count
         state = all(spec.kind == "state" for spec in whole.blocks_like)
-        for position, spec in group.layers:
-            served = planned.served[position]
+        for label, spec, formula, layers in kinds:
             each = f"{count:,} blocks × "
             unit = "" if spec.kind == "state" else f"{spec.block} tokens × "
             add(
-                f"kv/{served.label}",
-                taken * spec.bare,
-                1,
-                f"{sequences}per layer: {each}{unit}({served.formula})",
+                f"kv/{label}",
+                layers * taken * spec.bare,
+                layers,
+                f"{sequences}per layer: {each}{unit}({formula})",
                 spec.kind == "state",
             )
             add(
                 "engine/page padding",
-                taken * (spec.page - spec.bare),
-                1,
+                layers * taken * (spec.page - spec.bare),
+                layers,
                 f"{sequences}per layer: {each}({spec.page:,} - {spec.bare:,}) bytes of a page",
                 spec.kind == "state",
             )
@@ -289,22 +308,30 @@ def _refusal(planned: Planned, room: int, length: int, longest: int) -> str:
     """The error of the start-up check, in the words of the release."""
     known = planned.rules
     usable = _checked(planned, room)
+    details = f" See {DETAILS} for more details." if known.details else ""
     if usable <= 0:
-        return (
-            "ValueError: No available memory for the cache blocks. "
-            "Try increasing `gpu_memory_utilization` when initializing the engine."
-        )
-    estimate = f" Based on the available memory, the estimated maximum model length is {longest}."
+        host = " (this flag also controls CPU memory reservation on the CPU backend, despite its name)"
+        return f"{v0.NO_MEMORY}{host if known.host_note else ''}.{details}"
+    estimate = ""
+    if longest > 0 and known.estimates:
+        estimate = f" Based on the available memory, the estimated maximum model length is {longest}."
+    host = " (which also controls CPU memory on the CPU backend)" if known.host_note else ""
     return (
         f"ValueError: To serve at least one request with the {known.models} max seq len ({length}), "
         f"({_gib(planned.needed(length), known)} {known.unit} KV cache is needed, which is larger than the available KV "
-        f"cache memory ({_gib(usable, known)} {known.unit}).{estimate if longest > 0 and known.estimates else ''}"
+        f"cache memory ({_gib(usable, known)} {known.unit}).{estimate} Try increasing `gpu_memory_utilization`{host} "
+        f"or decreasing `max_model_len` when initializing the engine.{details}"
     )
 
 
 def _gib(size: int, known: Rules) -> str:
     """Bytes as a release prints them in GiB."""
     return f"{round(size / GIB, 2)}" if known.rounds else f"{size / GIB:.2f}"
+
+
+def most(case: Case) -> int:
+    """max_num_seqs: more sequences wait."""
+    return sequences(case, rules(case.version))
 
 
 def admits(cases: Cases, rooms: Rooms) -> bool:

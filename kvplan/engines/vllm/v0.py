@@ -10,11 +10,17 @@ from kvplan.engines.policy import Case, Cases, Line, Pool, Rooms, Stated
 from kvplan.engines.vllm.layers import Served, layers_of, sequences
 from kvplan.engines.vllm.versions import Rules
 
-__all__ = ["admits", "block_bytes", "caches", "pool", "states"]
+__all__ = ["NO_MEMORY", "admits", "block_bytes", "caches", "pool", "states"]
 
 SOURCE = "vllm, worker/cache_engine.py (V0)"
 SWAP_GIB = 4  # --swap-space, GiB of host memory per GPU
 GIB = 2**30
+NO_MEMORY = (
+    "ValueError: No available memory for the cache blocks. "
+    "Try increasing `gpu_memory_utilization` when initializing the engine"
+)
+# Beginnings of architectures' names, and what the platform calls itself; all others are cuda.
+PLATFORMS = {"CDNA": "rocm", "RDNA": "rocm", "TPU": "tpu", "Gaudi": "hpu", "Xe": "xpu"}
 
 
 def _layers(case: Case, known: Rules) -> tuple[tuple[Served, ...], int]:
@@ -96,24 +102,37 @@ def pool(cases: Cases, rooms: Rooms, known: Rules) -> Pool:
         ("max_concurrency", concurrency),
         ("available_kv_cache_memory", min(rooms)),
     )
+    word = known.blocks_word
+    if word == "cuda":
+        word = next((name for begun, name in PLATFORMS.items() if case.architecture.startswith(begun)), word)
     printed: tuple[str, ...] = (
-        f"# {known.blocks_word} blocks: {count}, # CPU blocks: {host}",
+        f"# {word} blocks: {count}, # CPU blocks: {host}",
         f"Maximum concurrency for {case.context} tokens per request: {concurrency:.2f}x",
     )
-    if count * tokens < case.context:
+    stored = tokens * (count // case.pp if known.virtual_check else count)
+    if not any(block_bytes(case, known) for case in cases):
+        pass  # nothing but states, which lie outside the pool
+    elif count <= 0:
+        printed = (*printed, f"{NO_MEMORY}.")
+    elif stored < case.context:
         printed = (
             *printed,
             f"ValueError: The model's max seq len ({case.context}) is larger than the maximum number of tokens that can "
-            f"be stored in KV cache ({count * tokens}).",
+            f"be stored in KV cache ({stored}). Try increasing `gpu_memory_utilization` or decreasing `max_model_len` "
+            "when initializing the engine.",
         )
     size = max((count * block_bytes(case, known) for case in cases), default=0)
     return Pool(size, count * tokens, facts, printed)
 
 
 def admits(cases: Cases, rooms: Rooms, known: Rules) -> bool:
-    """Whether V0 starts at this max_model_len and its blocks hold all sequences."""
+    """Whether V0 starts at this max_model_len and its blocks hold all sequences.
+
+    A pipeline has a virtual engine per stage, each with its share of the blocks and of the sequences.
+    """
     case = cases[0]
-    count = num_blocks(cases, rooms, known)
+    count = num_blocks(cases, rooms, known) // case.pp
     if case.batch > sequences(case, known):
         return False
-    return case.batch * request_blocks(case, known) <= count or not any(block_bytes(case, known) for case in cases)
+    share = -(-case.batch // case.pp)
+    return share * request_blocks(case, known) <= count or not any(block_bytes(case, known) for case in cases)

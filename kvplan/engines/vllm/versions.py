@@ -59,6 +59,9 @@ class Rules(NamedTuple):
     models: str = "models's"
     blocks_word: str = "GPU"  # "# GPU blocks" or "# cuda blocks"
     estimates: bool = False  # the refusal names an estimated maximum length
+    details: bool = False  # refusals point to the documentation
+    host_note: bool = False  # and say what the flag means on a CPU
+    virtual_check: bool = False  # V0's check at start counts the blocks of one virtual engine, not of all stages
 
 
 # (release, what it changed). A release between two of these follows the one below it. Releases read: 0.6.4.post1, 0.7.3,
@@ -66,7 +69,7 @@ class Rules(NamedTuple):
 CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("0.7.0", {"blocks_word": "cuda"}),
     ("0.7.1", {"latent": True}),
-    ("0.8.0", {"v1": True}),
+    ("0.8.0", {"v1": True, "virtual_check": True}),
     ("0.8.3", {"unit": "GiB"}),
     ("0.9.0", {"wide_seqs": True}),
     ("0.9.1", {"hybrid": "equal", "concurrency": "blocks", "estimates": True}),
@@ -82,7 +85,7 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
             "state_modes": ("none", "all"),
         },
     ),
-    ("0.13.0", {"sparse_fp8": False, "async_scheduling": True}),
+    ("0.13.0", {"sparse_fp8": False, "async_scheduling": True, "details": True}),
     ("0.14.0", {"rounds": True, "value_width": True, "check": "first"}),
     ("0.15.0", {"state_modes": ("none", "align", "all"), "speculative_blocks": True}),
     ("0.17.0", {"stage_types": True, "speculative_conv": ("gated_delta", "mamba2")}),
@@ -99,7 +102,7 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
         },
     ),
     ("0.20.1", {"tokens": "concurrency"}),
-    ("0.22.0", {"models": "model's"}),
+    ("0.22.0", {"models": "model's", "host_note": True}),
     ("0.24.0", {"pads_state": True}),
     ("0.26.0", {"in_flight_batches": True, "hybrid_prefix": True, "speculative_all": True}),
     ("0.27.0", {"speculative_conv": ("gated_delta", "mamba2", "kimi_delta")}),
