@@ -435,7 +435,7 @@ import kvplan.cli.plot  # noqa: E402
 import kvplan.cli.preflight  # noqa: E402
 import kvplan.cli.sweep  # noqa: E402
 import kvplan.cli.validate  # noqa: E402
-import kvplan.cli.web  # noqa: E402
+import kvplan.cli.web  # noqa: E402, F401
 
 
 def main() -> None:
