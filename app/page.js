@@ -21,4 +21,12 @@ if (!window.kvplanLit) {
     const entry = event.target.closest?.(".legend .traces");
     if (entry) light(entry.closest(".js-plotly-plot"), null);
   });
+  // A formula wider than its place is scrolled by keyboard too.
+  new MutationObserver(() => {
+    for (const formula of document.querySelectorAll(".katex-display:not([tabindex])")) {
+      formula.tabIndex = 0;
+      formula.setAttribute("role", "group");
+      formula.setAttribute("aria-label", "formula");
+    }
+  }).observe(document.body, { subtree: true, childList: true });
 }

@@ -15,7 +15,7 @@ from kvplan import KvplanError, Report, page
 
 __all__ = ["complaint", "fits", "foot", "guarded", "heading", "numbers", "picture", "style", "table", "verdict"]
 
-CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
+CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d", "toImage"]}
 MIME = {"csv": "text/csv", "json": "application/json", "html": "text/html", "png": "image/png"}
 HERE = Path(__file__).parent
 SCRIPT = f"<script>{HERE.joinpath('page.js').read_text()}</script>"
@@ -24,6 +24,8 @@ SCRIPT = f"<script>{HERE.joinpath('page.js').read_text()}</script>"
 def style() -> None:
     """The page's few rules of style, and what lights up under the pointer."""
     st.html(HERE.joinpath("page.css"))
+    if question.look().dark:
+        st.html(HERE.joinpath("night.css"))
     st.html(SCRIPT, unsafe_allow_javascript=True)
 
 

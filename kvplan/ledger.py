@@ -230,6 +230,9 @@ def notes(a: Answer) -> Iterator[str]:
         p.store_as for st in a.profile.plan.stores for p in st.parts
     }:
         yield "latents are stored in K's format; the format of V has no effect on them"
+    asked = a.spec.cache_type_k or a.spec.cache_type_v
+    if asked and asked not in (s.formats.key.name, s.formats.value.name):
+        yield f"the flags' cache format {dict(s.inputs)['kv_dtype']} replaces the scheme's {asked}"
     if dict(s.inputs)["scheme"] and s.engine.name != "ideal":
         yield (
             f"engine {s.engine.name} has no cache made for {dict(s.inputs)['scheme']!r}: these are the bytes that its rules"

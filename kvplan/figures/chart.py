@@ -28,7 +28,7 @@ __all__ = [
 EXTRA = "plot"
 # No font is fetched: the first of these that a machine has.
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', Arial, sans-serif"
-NARROW = 400  # pixels that every picture must be readable at
+NARROW = 360  # pixels that every picture must be readable at: what a page of 400 leaves
 FONT, SMALL, LINE = 12, 11, 17  # pixels: text, ticks and legends, a line of legend
 LETTER = 0.6  # of the font's size: how wide a letter is at most on average
 

@@ -18,7 +18,7 @@ CELL = 24  # pixels
 MOST = 11  # cells along an axis
 TIGHT = 0.1  # fits, and less than this share of what the engine may use is free
 EMPTIEST, FULLEST = "#DCEBF5", "#0072B2"  # of cells that fit
-NIGHT = "#1D3A4D", "#56B4E9"
+NIGHT = "#1D3A4D", "#2F6F9F"
 
 
 def capacity(
@@ -82,7 +82,7 @@ def capacity(
             {
                 "type": "heatmap", "x": x, "y": y, "z": shares, "zmin": 0, "zmax": 100, "showscale": False, "xgap": 1, "ygap": 1,
                 "colorscale": [[0, scale[0]], [1, scale[1]]], "text": words, "texttemplate": "%{text}",
-                "textfont": {"size": 10}, "customdata": hover, "hovertemplate": "%{customdata}<extra></extra>",
+                "textfont": {"size": 10, **({"color": look.theme.ink} if look.dark else {})}, "customdata": hover, "hovertemplate": "%{customdata}<extra></extra>",
                 "hoverongaps": True, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "name": escape(name), "showlegend": False,
             }
         )  # fmt: skip
