@@ -82,7 +82,8 @@ def capacity(
             {
                 "type": "heatmap", "x": x, "y": y, "z": shares, "zmin": 0, "zmax": 100, "showscale": False, "xgap": 1, "ygap": 1,
                 "colorscale": [[0, scale[0]], [1, scale[1]]], "text": words, "texttemplate": "%{text}",
-                "textfont": {"size": 10, **({"color": look.theme.ink} if look.dark else {})}, "customdata": hover, "hovertemplate": "%{customdata}<extra></extra>",
+                "textfont": {"size": 10, **({"color": look.theme.ink} if look.dark else {})},
+                "customdata": hover, "hovertemplate": "%{customdata}<extra></extra>",
                 "hoverongaps": True, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "name": escape(name), "showlegend": False,
             }
         )  # fmt: skip
