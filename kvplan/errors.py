@@ -103,12 +103,15 @@ def one_line(text: str) -> str:
 
 
 def shorten(value: object, limit: int = 80) -> str:
-    """``repr`` of a value on one line of at most ``limit`` characters, however large the value is."""
+    """``repr`` of a value on one line of at most ``limit`` characters, however large; a path loses its middle, not its name."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
         return f"an integer of {value.bit_length()} bits"
-    if isinstance(value, (str, bytes)) and len(value) > 4 * limit:
-        value = value[: 4 * limit]
-    elif isinstance(value, (list, tuple, dict, set)) and len(value) > limit:
+    if isinstance(value, (list, tuple, dict, set)) and len(value) > limit:
         return f"a {type(value).__name__} of {len(value)} items"
+    path = isinstance(value, str) and "/" in value and len(value) <= 4096
+    if isinstance(value, (str, bytes)) and len(value) > 4 * limit and not path:
+        value = value[: 4 * limit]
     text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2 - 1]}…{text[-(limit // 2) :]}" if path else text[: limit - 1] + "…"

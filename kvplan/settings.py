@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from kvplan.catalog import Gpu, find_gpu
 from kvplan.costs import Formats, resolve_formats
 from kvplan.engines import Engine, Option, find_engine
-from kvplan.errors import InvalidInput
+from kvplan.errors import InvalidInput, UnknownName
 from kvplan.formats import find_format
 from kvplan.specs import PLAIN, Attention, ModelSpec, Quantization, QuantRule, Recurrent, Storage
 from kvplan.units import parse_bytes, parse_count
@@ -264,7 +264,9 @@ def _options(engine: Engine, given: dict[str, Any] | None) -> dict[str, Any]:
     for name, value in given.items():
         if name not in known:
             names = ", ".join(known) or "none"
-            raise InvalidInput("engine_options", name, f"options of engine {engine.name}: {names}")
+            near = UnknownName("option", str(name), known).nearest
+            hint = f" (nearest: {near[0]})" if near else ""
+            raise InvalidInput("engine_options", name, f"options of engine {engine.name}{hint}: {names}")
         if value is not None:
             options[name] = _checked(known[name], value)
     return options

@@ -174,3 +174,12 @@ def test_flags_that_cannot_be(flags: dict[str, Any]) -> None:
     with pytest.raises(KvplanError) as caught:
         kvplan.plan(config("meta-llama__Meta-Llama-3.1-8B"), **flags)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [10**5000, 7, ["llama"]], ids=["huge", "number", "list"])
+def test_a_nested_model_type_is_text(value: object) -> None:
+    """Python refuses to print an int of over 4,300 digits; the field is named instead."""
+    raw = config("Qwen__Qwen3-VL-2B-Instruct")
+    raw["text_config"]["model_type"] = value
+    with pytest.raises(InvalidInput, match="model_type"):
+        kvplan.plan(raw)

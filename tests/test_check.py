@@ -249,7 +249,7 @@ def test_another_baseline(tmp_path: Path) -> None:
         (f"[[budget]]\n{LLAMA}scheme = 'gqa:5'\nwithin = '0%'", "gqa:5"),
         (f"[[budget]]\n{LLAMA}gpu_memory_utilization = 3\nwithin = '0%'", "gpu_memory_utilization: got 3"),
         ("[[budget]]\nmodel = 'nope'\nwithin = '0%'", "unknown model in {}, [[budget]] 1 (nope): 'nope'"),
-        ("[[budget]]\nmodel = 'nope.json'\nwithin = '0%'", "(nope.json): model: got"),
+        ("[[budget]]\nmodel = 'nope.json'\nwithin = '0%'", "nope.json', allowed: an existing file or folder"),
         ("[[budget]]\nwithin = '0%'", "model: missing"),
         (f"[[budget]]\n{LLAMA}within = '0%'\n[[budget]]\n{LLAMA}within = '0%'",
          "[[budget]] 2 (llama-3.1-8b): name: got 'llama-3.1-8b', allowed: a name that"),

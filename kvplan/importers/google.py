@@ -131,7 +131,7 @@ def with_towers(c: Config, text: ModelSpec) -> ModelSpec:
 
     return replace(
         text,
-        model_type=str(c.raw.get("model_type", "")),
+        model_type=c.str("model_type", ""),
         tied=c.bool("tie_word_embeddings", True),
         towers=towers(c, counted=True, hidden=text.hidden),
         prefix=NESTED,

@@ -131,7 +131,7 @@ def qwen3_5(c: Config) -> ModelSpec:
     spec = (qwen3_5_moe_text if moe else qwen3_5_text)(text)
     return replace(
         spec,
-        model_type=str(c.raw.get("model_type", "")),
+        model_type=c.str("model_type", ""),
         towers=towers(c, counted=False),
         prefix="model.language_model.layers",
     )

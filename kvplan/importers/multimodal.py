@@ -28,7 +28,7 @@ def _beside_towers(
     transformers maps these types to the whole model, so that its count holds the towers, unless ``counted`` is false.
     """
     beside = towers(c, counted=counted, hidden=spec.hidden)
-    return replace(spec, model_type=str(c.raw.get("model_type")), prefix=prefix, towers=beside, **facts)
+    return replace(spec, model_type=c.str("model_type", ""), prefix=prefix, towers=beside, **facts)
 
 
 def _with_defaults(c: Config, defaults: dict[str, Any]) -> Config:

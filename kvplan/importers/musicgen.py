@@ -92,7 +92,7 @@ def musicgen(c: Config) -> ModelSpec:
         notes += ("audio_encoder is not a published EnCodec: its weights are not counted",)
     return replace(
         spec,
-        model_type=str(c.raw.get("model_type")),
+        model_type=c.str("model_type", ""),
         prefix="decoder.model.decoder.layers",
         towers=tuple(towers),
         notes=notes,

@@ -77,7 +77,7 @@ def decoder(
     """
     return ModelSpec(
         name="",
-        model_type=str(c.raw.get("model_type", "")),
+        model_type=c.str("model_type", ""),
         hidden=hidden,
         vocab=c.int("vocab_size", vocab),
         layers=layers,

@@ -35,7 +35,7 @@ MOSS = {
 def _outer(c: Config, text: ModelSpec, *, counted: bool = True, prefix: str, **facts: Any) -> ModelSpec:
     """The decoder under its outer name, beside what reads for it."""
     beside = towers(c, counted=counted, hidden=text.hidden)
-    return replace(text, model_type=str(c.raw.get("model_type")), prefix=prefix, towers=beside, **facts)
+    return replace(text, model_type=c.str("model_type", ""), prefix=prefix, towers=beside, **facts)
 
 
 @importer("fuyu")

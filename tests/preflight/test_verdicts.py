@@ -5,6 +5,7 @@ Expected pools and lines are worked numbers of the engines: vLLM 0.33.0's planne
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -368,6 +369,8 @@ def test_bad_input_is_one_line_that_names_the_flag(command: str, gpu: str | None
 
 
 def test_the_hub_is_the_last_resort_and_the_error_offers_a_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    # it reads the variable once, when it is imported: for the first time here, it would stay offline for every test after
+    importlib.import_module("huggingface_hub.constants")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(KvplanError, match="--config PATH"):
         preflight("vllm serve nobody/has-this-model", "h100")
