@@ -22,9 +22,10 @@ import torch
 
 from kvplan.api import plan
 from kvplan.errors import Unsupported
+from kvplan.validate.allocator import Allocator, Cuda, filled
 from kvplan.validate.cases import Case
-from kvplan.validate.checks import built, part_bytes
-from kvplan.validate.measure import CudaPhase, cuda_segments, out_of_memory, seconds, storage_bytes
+from kvplan.validate.checks import Built, built, part_bytes, reserved
+from kvplan.validate.measure import out_of_memory, seconds, storage_bytes
 from kvplan.validate.records import Row, said
 from kvplan.validate.transformer import Transformer
 
@@ -47,6 +48,12 @@ class Attempt(NamedTuple):
     total: int = 0  # memory of the device, or the budget
 
 
+def decoding(asked: dict[str, Any]) -> Case:
+    """The case of a plan whose last tokens are decoded, so that it ends with ``context`` tokens."""
+    plan_of = {k: v for k, v in asked.items() if k != "context"}
+    return Case(plan_of, int(asked["context"]) - STEPS - RUNS, STEPS + RUNS, reserve=True)
+
+
 # --- in the child ----------------------------------------------------------------------------------------------------
 
 
@@ -58,10 +65,8 @@ def _status(field: str) -> int:
 
 def attempt(asked: dict[str, Any], device: str, budget: int | None) -> Attempt:
     """Builds, allocates and decodes in this process; an Attempt that did not run where memory ran out."""
-    plan_of = {k: v for k, v in asked.items() if k != "context"}
-    case = Case(plan_of, int(asked["context"]) - STEPS - RUNS, STEPS + RUNS, reserve=True)
     try:
-        return _ran(case, device, budget)
+        return _ran(decoding(asked), device, budget)
     except Exception as e:
         if not out_of_memory(e):
             raise
@@ -70,50 +75,49 @@ def attempt(asked: dict[str, Any], device: str, budget: int | None) -> Attempt:
 
 def _ran(case: Case, device: str, budget: int | None) -> Attempt:
     """What ``attempt`` reports where memory is enough."""
-    before = CudaPhase.now().allocated if device == "cuda" else 0
+    if device == "cuda":
+        memory = Cuda()
+        before = memory.phase().allocated
+        made = built(case, device)
+        return held_at(made, case, memory, memory.phase().allocated - before)
     made = built(case, device)
-    model, batch = made.model, int(case.plan["batch"])
-    weights = (CudaPhase.now().allocated if device == "cuda" else storage_bytes(model.parameters())) - before
+    _warm(made.model, made.spec.vocab)
+    start = _status("VmSize")
+    if budget is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (start + budget, start + budget))
+    step = _steps(made, case)
+    caches = storage_bytes(made.model.cache_tensors())
+    beside = _status("VmPeak") - start - caches
+    return Attempt(True, storage_bytes(made.model.parameters()), caches, beside, step=step, total=budget or 0)
+
+
+def held_at(made: Built, case: Case, memory: Allocator, weights: int) -> Attempt:
+    """Allocates the caches of a case beside a model that is there already, steps, and reads the allocator's counters."""
+    model = made.model
     _warm(model, made.spec.vocab)
-    start = 0
-    if device == "cpu":
-        start = _status("VmSize")
-        if budget is not None:
-            import resource
-
-            resource.setrlimit(resource.RLIMIT_AS, (start + budget, start + budget))
-    bare, spare = _reserved(device)
-    model.allocate(batch, case.context)
-    segments = _reserved(device)[0] - bare
-    inputs = [torch.randint(0, made.spec.vocab, (batch,), device=model.device) for _ in range(STEPS + RUNS)]
-    step = seconds(lambda i: model.step(inputs[i]), device, warm=STEPS, runs=RUNS)
+    memory.give_back()
+    before = memory.phase()
+    model.allocate(int(case.plan["batch"]), case.context)
+    segments = memory.phase().reserved - before.reserved
+    step = _steps(made, case, allocated=True)
+    after = memory.phase()
     held = model.cache_tensors()
-    caches = storage_bytes(held)
-    if device == "cpu":
-        beside = _status("VmPeak") - start - caches
-        return Attempt(True, weights, caches, beside, step=step, total=budget or 0)
-    stats = torch.cuda.memory_stats()
-    free, total = torch.cuda.mem_get_info()
-    outside = total - free - stats["reserved_bytes.all.current"]
-    # caches count as the segments that they fill, as in the prediction, so that only what is beside them is fitted
-    beside = stats["reserved_bytes.all.peak"] - weights - _filled(t.untyped_storage().nbytes() for t in held)
-    return Attempt(True, weights, caches, beside, outside, segments, spare, step, total)
+    free, total = memory.free()
+    outside = total - free - after.taken
+    # caches count as what they take of the device, as in the prediction, so that only what is beside them is fitted
+    beside = after.peak_taken - weights - memory.takes(t.untyped_storage().nbytes() for t in held)
+    return Attempt(True, weights, storage_bytes(held), beside, outside, segments, before.spare, step, total)
 
 
-def _filled(sizes: Iterable[int]) -> int:
-    """Bytes of the segments that tensors of these sizes take."""
-    return sum(size * count for size, count in cuda_segments(sizes).items())
-
-
-def _reserved(device: str) -> tuple[int, int]:
-    """Bytes of segments after what nothing uses has gone back, and what is free within those that stay; peaks restart."""
-    if device != "cuda":
-        return 0, 0
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    stats = torch.cuda.memory_stats()
-    return stats["reserved_bytes.all.current"], stats["inactive_split_bytes.all.current"]
+def _steps(made: Built, case: Case, *, allocated: bool = False) -> float:
+    """Seconds of a decode step over caches at full length."""
+    model, batch = made.model, int(case.plan["batch"])
+    if not allocated:
+        model.allocate(batch, case.context)
+    inputs = [torch.randint(0, made.spec.vocab, (batch,), device=model.device) for _ in range(STEPS + RUNS)]
+    return seconds(lambda i: model.step(inputs[i]), model.device, warm=STEPS, runs=RUNS)
 
 
 def _warm(model: Transformer, vocab: int) -> None:
@@ -157,8 +161,12 @@ def run(asked: dict[str, Any], device: str, budget: int | None) -> Attempt:
 
 
 def largest_running(runs: Callable[[int], bool], guess: int, slack: int) -> tuple[int, int]:
-    """The largest n that runs and how many attempts it took: grown from a guess, then halved until ``slack`` is left."""
-    low, high, step, attempts = 0, 0, max(guess // 64, 1), 0
+    """The largest n that runs and how many attempts it took.
+
+    The guess is tried first, then ``slack`` more; only if one of the two answers is wrong does a search begin, with steps
+    that double until an edge is passed and halves after that, until ``slack`` is left.
+    """
+    low, high, step, attempts = 0, 0, slack, 0
     n = max(guess, 1)
     while not high or not low:
         attempts += 1
@@ -190,10 +198,10 @@ class Overhead(NamedTuple):
 
 
 def overhead(
-    asked: dict[str, Any], device: str, budget: int | None, axis: str, small: tuple[int, int]
+    asked: dict[str, Any], runs: Callable[[dict[str, Any]], Attempt], axis: str, small: tuple[int, int]
 ) -> tuple[Overhead, Attempt]:
     """Measured at two sizes of ``axis`` (batch or context) that fit easily; a straight line through them."""
-    low, high = (run({**asked, axis: n}, device, budget) for n in small)
+    low, high = (runs({**asked, axis: n}) for n in small)
     if not (low.ran and high.ran):
         raise Unsupported(f"{axis} = {small[1]} does not run: no room to measure what a step needs beside the cache")
     each = max((high.beside - low.beside) / (small[1] - small[0]), 0.0)
@@ -209,38 +217,53 @@ class Boundary(NamedTuple):
     rows: tuple[Row, ...] = ()
 
 
-def boundary(asked: dict[str, Any], device: str, axis: str, budget: int | None = None) -> Boundary:
-    """Largest batch or context found by running, against the one predicted: equal within one sequence or 1 %."""
+def boundary(
+    asked: dict[str, Any],
+    device: str,
+    axis: str,
+    budget: int | None = None,
+    *,
+    total: int | None = None,
+    attempts: Callable[[dict[str, Any]], Attempt] | None = None,
+    takes: Callable[[Iterable[int]], int] | None = None,
+) -> Boundary:
+    """Largest batch or context found by running, against the one predicted: equal within one sequence or 1 %.
+
+    ``attempts`` runs one plan; by default each in a fresh process. ``total`` bytes are what there is of the device, of which
+    tensors of some sizes take ``takes`` bytes.
+    """
     unit = 1 if axis == "batch" else 64
     base = {"batch": 1, "context": 4096} | asked
-    total = budget or torch.cuda.mem_get_info()[1] - 2 * plan(**base).answer.profile.parameters
-    alone = largest_fitting(base, axis, total, 0.0, device)
+    ask = attempts or (lambda plan_of: run(plan_of, device, budget))
+    total = total or budget or torch.cuda.mem_get_info()[1] - 2 * plan(**base).answer.profile.parameters
+    takes = takes or (filled if device == "cuda" else pages)
+    alone = largest_fitting(base, axis, total, 0.0, takes)
     if alone is None:
         return Boundary(Row(_name(base, axis), base, f"max {axis}", None, None, "skipped", "nothing grows"), base, None)
-    beside, seen = overhead(base, device, budget, axis, (max(alone // 2, 1), max(alone * 3 // 4, 2)))
-    room = (budget if device == "cpu" and budget is not None else seen.total - seen.weights) - beside.fixed
-    predicted = largest_fitting(base, axis, room, beside.each, device) or 0
+    beside, seen = overhead(base, ask, axis, (max(alone // 2, 1), max(alone * 3 // 4, 2)))
+    room = (budget if budget is not None else seen.total - seen.weights) - beside.fixed
+    predicted = largest_fitting(base, axis, room, beside.each, takes) or 0
 
     last: dict[int, Attempt] = {}
 
     def runs(n: int) -> bool:
-        last[n] = run({**base, axis: n * unit}, device, budget)
+        last[n] = ask({**base, axis: n * unit})
         said(f"  {axis} {n * unit:,}: {'runs' if last[n].ran else 'out of memory'}")
         return last[n].ran
 
     slack = 1 if axis == "batch" else max(predicted // unit // 200, 1)
-    found, attempts = largest_running(runs, predicted // unit, slack)
+    found, tried = largest_running(runs, predicted // unit, slack)
     measured = found * unit
     close = abs(measured - predicted) <= max(unit, predicted // 100)
     note = (
-        f"{attempts} processes; beside weights ({seen.weights:,} B) and caches {beside.fixed:,} B and {beside.each:,.0f} B "
+        f"{tried + 2} attempts; beside weights ({seen.weights:,} B) and caches {beside.fixed:,} B and {beside.each:,.0f} B "
         f"per {axis} were measured and subtracted from {seen.total or budget:,} B"
         + (f"; {seen.outside:,} B of them lie outside torch: contexts and libraries" if device == "cuda" else "")
     )
     verdict = "exact" if measured == predicted else "within" if close else "wrong"
     row = Row(_name(base, axis), base, f"max {axis}", predicted, measured, verdict, note)
     at = {**base, axis: measured}
-    return Boundary(row, at, last.get(found), _rows(row.case, at, last.get(found), device))
+    return Boundary(row, at, last.get(found), _rows(row.case, at, last.get(found)))
 
 
 def _name(base: dict[str, Any], axis: str) -> str:
@@ -249,32 +272,33 @@ def _name(base: dict[str, Any], axis: str) -> str:
     return f"largest {axis}: {shape} {base.get('scheme') or 'mha'} {base['dtype']} at {held}"
 
 
-def _rows(case: str, at: dict[str, Any], found: Attempt | None, device: str) -> tuple[Row, ...]:
-    """At the largest size: the caches' bytes, and on a GPU the segments that they reserve."""
+def pages(sizes: Iterable[int]) -> int:
+    """Bytes of address space that blocks of these sizes take of an operating system."""
+    return sum(-(-size // 4096) * 4096 for size in sizes)
+
+
+def _rows(case: str, at: dict[str, Any], found: Attempt | None) -> tuple[Row, ...]:
+    """At the largest size: the caches' bytes, and under an allocator with segments those that they reserve."""
     if found is None:
         return ()
     answer = plan(**at).answer
     size = answer.bytes_per_gpu
     rows = [Row(case, at, "kv.bytes_per_gpu", size, found.caches, "exact" if size == found.caches else "wrong")]
-    if device == "cuda":
-        made = cuda_segments(part_bytes(answer, answer.settings.context))
-        predicted = sum(each * count for each, count in made.items())
-        # one segment of each size may be shared or broken up otherwise, and weights leave room in theirs
-        low, high = predicted - found.spare - sum(made), predicted + sum(made)
-        verdict = "exact" if predicted == found.segments else "within" if low <= found.segments <= high else "wrong"
-        note = f"within one segment of each size, less {found.spare:,} B that are free beside weights"
+    if found.segments:
+        sizes = part_bytes(answer, answer.settings.context)
+        predicted, verdict, note = reserved(sizes, found.segments, found.spare)
         rows.append(Row(case, at, "cuda reserved", predicted, found.segments, verdict, note))
     return tuple(rows)
 
 
-def largest_fitting(base: dict[str, Any], axis: str, room: int, each: float, device: str) -> int | None:
+def largest_fitting(
+    base: dict[str, Any], axis: str, room: int, each: float, takes: Callable[[Iterable[int]], int]
+) -> int | None:
     """The largest n whose caches, by kvplan's bytes, and transients lie in ``room``; None where nothing grows."""
 
     def fits(n: int) -> bool:
         answer = plan(**{**base, axis: n}).answer
-        sizes = part_bytes(answer, answer.settings.context)
-        taken = _filled(sizes) if device == "cuda" else sum(-(-size // 4096) * 4096 for size in sizes)
-        return taken + each * n <= room
+        return takes(part_bytes(answer, answer.settings.context)) + each * n <= room
 
     low, high = 0, 1
     while fits(high):

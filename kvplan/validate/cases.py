@@ -1,16 +1,15 @@
-"""The configurations that a suite runs: a small shape under every scheme, in several dtypes, at lengths around every bound."""
+"""The configurations that a suite runs: one shape under every scheme, in several dtypes, at lengths around every bound."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-__all__ = ["SHAPE", "Case", "ci_cases", "single"]
+__all__ = ["REAL", "SHAPE", "TOY", "Case", "Scale", "ci_cases", "covering", "single"]
 
 # Small enough that a definition can be run key by key, and no dimension equals another, so that none can stand for it.
 SHAPE: dict[str, Any] = {"layers": 6, "hidden": 64, "heads": 4, "kv_heads": 4, "head_dim": 16, "ffn": 96, "vocab": 97}
 STEPS = 4
-WINDOW = 8
 NAMED = ("kv_heads", "head_dim", "window", "tied", "experts", "kv_dtype", "cache_type_k", "cache_type_v", "tp", "pp")
 
 
@@ -35,129 +34,192 @@ class Case(NamedTuple):
         return " ".join(parts + (["sequential"] if self.sequential else []))
 
 
-# Lengths around bounds: below, at and above a window, chunk, segment or budget of 8; and past two of them.
-AROUND = (WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW + 3)
-PLAIN = (1, 13)
+class Scale(NamedTuple):
+    """A shape and the sizes that its schemes take: the same configurations, small or at real widths."""
 
-# scheme -> lengths. Every axis that changes what is computed or kept, and chains over several axes.
-SCHEMES: dict[str, tuple[int, ...]] = {
-    "mha": PLAIN,
-    "gqa:2": PLAIN,
-    "mqa": PLAIN,
-    "cla:2": PLAIN,
-    "cla:4": PLAIN,
-    "cla:2,variant=keep-ends": (13,),
-    "mlkv:layers=2,heads=2": PLAIN,
-    "mlkv:total=3": (13,),
-    "shared-last:2": (13,),
-    "owners:0_0_2_2_4_4": (13,),
-    "owners:0_3*4_5": (13,),
-    "owners:1_2_0_3_3_3": (13,),
-    "owners:0_1s_1s_3_0s_3,window=8": AROUND,
-    "lckv:w=2": (1, 8, 9, 10, 13),
-    "lckv:w=0": (13,),
-    "lckv:w=4,passes=3": (13,),
-    "pizza:l=3,target=bottom": (13,),
-    "pizza:l=3,target=top": (13,),
-    "sandwich:l=3,target=middle": (13,),
-    "sandwich:l=3,target=top": (13,),
-    "lasagna:l=2,target=top": (13,),
-    "lasagna:l=2,target=middle": (13,),
-    "yoco:window=8": AROUND,
-    "yoco:retention": PLAIN,
-    "window:8": AROUND,
-    "window:8@2:1": AROUND,
-    "window:1": (1, 2, 5),
-    "chunk:8": AROUND,
-    "chunk:8@2:1": AROUND,
-    "streaming:sinks=2,window=6": AROUND,
-    "streaming:sinks=0,window=8": (9,),
-    "budget:8": AROUND,
-    "pyramid:mean=30": (5, 29, 43),
-    "compress:m=4,window=8": (*AROUND, 3, 4, 5),
-    "infini:segment=8": AROUND,
-    "linear": PLAIN,
-    "mla:latent=24,rope=8": PLAIN,
-    "mla:latent=24,rope=8,q=20": (13,),
-    "mla:latent=24,rope=0": (13,),
-    "tpa:q=3,k=2,v=2": PLAIN,
-    "tpa:q=2,k=1,v=3": (13,),
-    "lowrank:k=24,v=20": PLAIN,
-    "lowrank:k=24": (13,),
-    "int8": PLAIN,
-    "int4": (13,),
-    "int4:g=16": PLAIN,
-    "int2:g=16": (13,),
-    "int4:g=16,residual=4": (3, 4, 5, 13),
-    "kivi:2,g=16,r=8": AROUND,
-    "q8_0": (13,),
-    "q4_0": (13,),
-    "fp8": PLAIN,
-    "fp8_e5m2": (13,),
-    "kv:k=int8,v=int4:g=16": (13,),
-    "offload:cpu=0.5": PLAIN,
-    "offload:cpu=1.0": (13,),
-    # chains over axes
-    "mqa+cla:2": (13,),
-    "gqa:2+cla:3+window:8": AROUND,
-    "cla:2+window:8@2:1": AROUND,
-    "cla:2+budget:8": AROUND,
-    "cla:3+compress:m=4,window=8": AROUND,
-    "lckv:w=2+window:8": AROUND,
-    "lckv:w=2+streaming:sinks=2,window=6": AROUND,
-    "lckv:w=2+chunk:8": AROUND,
-    "gqa:2+lckv:w=2+int8": (13,),
-    "mla:latent=24,rope=8+cla:2": (13,),
-    "mla:latent=24,rope=8+window:8": AROUND,
-    "mla:latent=24,rope=8+lckv:w=2": (13,),
-    "mla:latent=24,rope=8+budget:8": AROUND,
-    "mla:latent=24,rope=8+int8": (13,),
-    "tpa:q=3,k=2,v=2+cla:2": (13,),
-    "tpa:q=3,k=2,v=2+window:8": AROUND,
-    "tpa:q=3,k=2,v=2+lckv:w=2": (13,),
-    "lowrank:k=24,v=20+window:8": AROUND,
-    "gqa:2+lowrank:k=24,v=20": (13,),
-    "gqa:2+infini:segment=8": (9,),
-    "int4:g=16+window:8": AROUND,
-    "int4:g=16,residual=4+streaming:sinks=2,window=6": AROUND,
-    "int8+budget:8": (9,),
-    "mqa+yoco:window=8+fp8": AROUND,
-    "cla:2+offload:cpu=0.25+int4:g=16": (13,),
-    "linear+gqa:2": (13,),
-}
+    shape: dict[str, Any]
+    dtype: str  # of most configurations
+    halves: tuple[str, ...]  # in which one of each kind of cache runs again
+    window: int
+    sinks: int
+    kv_heads: int  # of a grouped model
+    latent: int
+    rope: int
+    q_rank: int
+    ranks: tuple[int, int]  # of low-rank keys and values
+    group: int  # elements that share a scale
+    residual: int
+    mean: int  # of a pyramid of budgets
+    narrow: dict[str, Any]  # one head, of another width than hidden / heads
 
-# again in half precision: one of each kind of cache
-HALF = (
-    "mha", "gqa:2", "cla:2", "lckv:w=2", "yoco:window=8", "window:8@2:1", "chunk:8", "streaming:sinks=2,window=6", "linear",
-    "compress:m=4,window=8", "infini:segment=8", "mla:latent=24,rope=8", "tpa:q=3,k=2,v=2", "int8", "int4:g=16,residual=4",
-    "fp8", "lowrank:k=24,v=20", "offload:cpu=0.5",
+    @property
+    def around(self) -> tuple[int, ...]:
+        """Lengths below, at and above the window, chunk, segment or budget; and past two of them."""
+        return self.window - 1, self.window, self.window + 1, 2 * self.window + 3
+
+    @property
+    def past(self) -> int:
+        """A length past the window."""
+        return self.window + 5
+
+
+TOY = Scale(SHAPE, "fp32", ("bf16", "fp16"), 8, 2, 2, 24, 8, 20, (24, 20), 16, 4, 30, {"kv_heads": 1, "head_dim": 24})
+# Llama 2 7B's widths
+WIDE = {"hidden": 4096, "heads": 32, "kv_heads": 32, "head_dim": 128, "ffn": 11008, "vocab": 32000}
+REAL = Scale(
+    {"layers": 6, **WIDE}, "bf16", ("fp16",), 1024, 4, 8, 512, 64, 1536, (1024, 768), 32, 128, 512,
+    {"kv_heads": 1, "head_dim": 192},
 )  # fmt: skip
-RESERVED = ("mha", "gqa:2+cla:2", "lckv:w=2", "window:8@2:1", "chunk:8", "mla:latent=24,rope=8", "yoco:window=8", "fp8")
-SEQUENTIAL = ("lckv:w=2", "owners:1_2_0_3_3_3", "lasagna:l=2,target=top", "lckv:w=2+window:8")
 
 
-def _asked(scheme: str, dtype: str = "fp32", batch: int = 2, **shape: Any) -> dict[str, Any]:
-    return {**SHAPE, **shape, "scheme": None if scheme == "mha" else scheme, "dtype": dtype, "batch": batch}
+def schemes(scale: Scale) -> dict[str, tuple[int, ...]]:
+    """Scheme -> lengths: every axis that changes what is computed or kept, and chains over several axes."""
+    s, w, g, h = scale, scale.window, scale.group, scale.kv_heads
+    around, past = scale.around, scale.past
+    plain = (1, past)
+    streaming = f"streaming:sinks={s.sinks},window={w - s.sinks}"
+    mla = f"mla:latent={s.latent},rope={s.rope}"
+    lowrank = f"lowrank:k={s.ranks[0]},v={s.ranks[1]}"
+    return {
+        "mha": plain,
+        f"gqa:{h}": plain,
+        "mqa": plain,
+        "cla:2": plain,
+        "cla:4": plain,
+        "cla:2,variant=keep-ends": (past,),
+        f"mlkv:layers=2,heads={h}": plain,
+        "mlkv:total=3": (past,),
+        "shared-last:2": (past,),
+        "owners:0_0_2_2_4_4": (past,),
+        "owners:0_3*4_5": (past,),
+        "owners:1_2_0_3_3_3": (past,),
+        f"owners:0_1s_1s_3_0s_3,window={w}": around,
+        "lckv:w=2": (1, 8, 9, 10, past),
+        "lckv:w=0": (past,),
+        "lckv:w=4,passes=3": (past,),
+        "pizza:l=3,target=bottom": (past,),
+        "pizza:l=3,target=top": (past,),
+        "sandwich:l=3,target=middle": (past,),
+        "sandwich:l=3,target=top": (past,),
+        "lasagna:l=2,target=top": (past,),
+        "lasagna:l=2,target=middle": (past,),
+        f"yoco:window={w}": around,
+        "yoco:retention": plain,
+        f"window:{w}": around,
+        f"window:{w}@2:1": around,
+        "window:1": (1, 2, 5),
+        f"chunk:{w}": around,
+        f"chunk:{w}@2:1": around,
+        streaming: around,
+        f"streaming:sinks=0,window={w}": (w + 1,),
+        f"budget:{w}": around,
+        f"pyramid:mean={s.mean}": (5, s.mean - 1, s.mean + 13),
+        f"compress:m=4,window={w}": (*around, 3, 4, 5),
+        f"infini:segment={w}": around,
+        "linear": plain,
+        mla: plain,
+        f"{mla},q={s.q_rank}": (past,),
+        f"mla:latent={s.latent},rope=0": (past,),
+        "tpa:q=3,k=2,v=2": plain,
+        "tpa:q=2,k=1,v=3": (past,),
+        lowrank: plain,
+        f"lowrank:k={s.ranks[0]}": (past,),
+        "int8": plain,
+        "int4": (past,),
+        f"int4:g={g}": plain,
+        f"int2:g={g}": (past,),
+        f"int4:g={g},residual={s.residual}": (s.residual - 1, s.residual, s.residual + 1, past),
+        f"kivi:2,g={g},r={w}": around,
+        "q8_0": (past,),
+        "q4_0": (past,),
+        "fp8": plain,
+        "fp8_e5m2": (past,),
+        f"kv:k=int8,v=int4:g={g}": (past,),
+        "offload:cpu=0.5": plain,
+        "offload:cpu=1.0": (past,),
+        # chains over axes
+        "mqa+cla:2": (past,),
+        f"gqa:{h}+cla:3+window:{w}": around,
+        f"cla:2+window:{w}@2:1": around,
+        f"cla:2+budget:{w}": around,
+        f"cla:3+compress:m=4,window={w}": around,
+        f"lckv:w=2+window:{w}": around,
+        f"lckv:w=2+{streaming}": around,
+        f"lckv:w=2+chunk:{w}": around,
+        f"gqa:{h}+lckv:w=2+int8": (past,),
+        f"{mla}+cla:2": (past,),
+        f"{mla}+window:{w}": around,
+        f"{mla}+lckv:w=2": (past,),
+        f"{mla}+budget:{w}": around,
+        f"{mla}+int8": (past,),
+        "tpa:q=3,k=2,v=2+cla:2": (past,),
+        f"tpa:q=3,k=2,v=2+window:{w}": around,
+        "tpa:q=3,k=2,v=2+lckv:w=2": (past,),
+        f"{lowrank}+window:{w}": around,
+        f"gqa:{h}+{lowrank}": (past,),
+        f"gqa:{h}+infini:segment={w}": (w + 1,),
+        f"int4:g={g}+window:{w}": around,
+        f"int4:g={g},residual={s.residual}+{streaming}": around,
+        f"int8+budget:{w}": (w + 1,),
+        f"mqa+yoco:window={w}+fp8": around,
+        f"cla:2+offload:cpu=0.25+int4:g={g}": (past,),
+        f"linear+gqa:{h}": (past,),
+    }
 
 
-def ci_cases() -> Iterator[Case]:
+def kinds(scale: Scale) -> tuple[str, ...]:
+    """One of each kind of cache, to run again in half precision."""
+    s, w = scale, scale.window
+    return (
+        "mha", f"gqa:{s.kv_heads}", "cla:2", "lckv:w=2", f"yoco:window={w}", f"window:{w}@2:1", f"chunk:{w}",
+        f"streaming:sinks={s.sinks},window={w - s.sinks}", "linear", f"compress:m=4,window={w}", f"infini:segment={w}",
+        f"mla:latent={s.latent},rope={s.rope}", "tpa:q=3,k=2,v=2", "int8", f"int4:g={s.group},residual={s.residual}", "fp8",
+        f"lowrank:k={s.ranks[0]},v={s.ranks[1]}", "offload:cpu=0.5",
+    )  # fmt: skip
+
+
+def _asked(scale: Scale, scheme: str, dtype: str | None = None, batch: int = 2, **shape: Any) -> dict[str, Any]:
+    named = None if scheme == "mha" else scheme
+    return {**scale.shape, **shape, "scheme": named, "dtype": dtype or scale.dtype, "batch": batch}
+
+
+def ci_cases(scale: Scale = TOY) -> Iterator[Case]:
     """Every configuration of the suite ``ci``."""
-    for scheme, lengths in SCHEMES.items():
-        for context in lengths:
-            yield Case(_asked(scheme), context)
-    for dtype in ("bf16", "fp16"):
-        for scheme in HALF:
-            yield Case(_asked(scheme, dtype, batch=1), SCHEMES[scheme][-1])
-    for scheme in RESERVED:
-        yield Case(_asked(scheme), 11, reserve=True)
-    for scheme in SEQUENTIAL:
-        yield Case(_asked(scheme), 13, sequential=True)
+    s, w = scale, scale.window
+    lengths = schemes(scale)
+    for scheme, each in lengths.items():
+        for context in each:
+            yield Case(_asked(s, scheme), context)
+    for dtype in s.halves:
+        for scheme in kinds(scale):
+            yield Case(_asked(s, scheme, dtype, batch=1), lengths[scheme][-1])
+    reserved = (
+        "mha", f"gqa:{s.kv_heads}+cla:2", "lckv:w=2", f"window:{w}@2:1", f"chunk:{w}",
+        f"mla:latent={s.latent},rope={s.rope}", f"yoco:window={w}", "fp8",
+    )  # fmt: skip
+    for scheme in reserved:
+        yield Case(_asked(s, scheme), w + 3, reserve=True)
+    # token by token: a few are enough, however wide
+    for scheme in ("lckv:w=2", "owners:1_2_0_3_3_3", "lasagna:l=2,target=top", f"lckv:w=2+window:{w}"):
+        yield Case(_asked(s, scheme), 13, sequential=True)
     # other shapes: few KV heads from the start, heads wider than hidden / heads, a window of the model's own, experts
-    for shape in ({"kv_heads": 2}, {"kv_heads": 1, "head_dim": 24}, {"window": WINDOW}, {"layers": 5}, {"tied": True}):
-        for context in AROUND if "window" in shape else (13,):
-            yield Case(_asked("mha", **shape), context)
-    yield Case(_asked("cla:2", layers=5), 13)
-    yield Case(_asked("gqa:2", experts=4, active_experts=2), 13)
+    for shape in ({"kv_heads": s.kv_heads}, s.narrow, {"window": w}, {"layers": 5}, {"tied": True}):
+        for context in s.around if "window" in shape else (s.past,):
+            yield Case(_asked(s, "mha", **shape), context)
+    yield Case(_asked(s, "cla:2", layers=5), s.past)
+    yield Case(_asked(s, f"gqa:{s.kv_heads}", experts=4, active_experts=2), s.past)
+
+
+def covering(cases: Iterable[Case]) -> list[Case]:
+    """The same, those first that cover every axis: each scheme once, at its longest, then the others in their order."""
+    cases = list(cases)
+    longest: dict[str, Case] = {}
+    for case in cases:
+        scheme = str(case.plan["scheme"])
+        if scheme not in longest or case.context > longest[scheme].context:
+            longest[scheme] = case
+    first = list(longest.values())
+    return first + [case for case in cases if case not in first]
 
 
 def single(plan: dict[str, Any], context: int, steps: int) -> Case:

@@ -12,13 +12,14 @@ from kvplan.costs import Formats as Resolved
 from kvplan.costs import held_bytes
 from kvplan.planner import Answer
 from kvplan.specs import Attention, ModelSpec, Recurrent
+from kvplan.validate.allocator import Allocator, Cuda, Phase, cuda_blocks, cuda_segments
 from kvplan.validate.cases import Case
-from kvplan.validate.measure import CudaPhase, cuda_blocks, multiplied, storage_bytes, tallied
+from kvplan.validate.measure import multiplied, storage_bytes, tallied
 from kvplan.validate.recompute import recompute
 from kvplan.validate.records import Row
 from kvplan.validate.transformer import Formats, Transformer
 
-__all__ = ["DTYPES", "TOLERANCE", "built", "check", "spec_of"]
+__all__ = ["DTYPES", "TOLERANCE", "built", "check", "part_bytes", "reserved", "spec_of"]
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NUMBERS = (
@@ -72,8 +73,19 @@ def built(case: Case, device: str, **how: Any) -> Built:
     return Built(model, spec, f, answer)
 
 
-def check(case: Case, device: str = "cpu", *, change: Callable[[Transformer], None] | None = None) -> list[Row]:
-    """The rows of one configuration; where its logits are wrong, that row alone. ``change`` plants a fault."""
+def check(
+    case: Case,
+    device: str = "cpu",
+    *,
+    change: Callable[[Transformer], None] | None = None,
+    memory: Allocator | None = None,
+) -> list[Row]:
+    """The rows of one configuration; where its logits are wrong, that row alone. ``change`` plants a fault.
+
+    With ``memory``, an allocator that is watching, its counters are held against the prediction; on CUDA always.
+    """
+    if memory is None and device == "cuda":
+        memory = Cuda()
     made = built(case, device)
     model = made.model
     if change is not None:
@@ -88,7 +100,7 @@ def check(case: Case, device: str = "cpu", *, change: Callable[[Transformer], No
         rows.append(_row(case, case.context, "correct", limit, error, "within" if error <= limit else "failed", note))
         if rows[0].verdict == "failed":
             return rows
-    rows += _bytes(case, made, tokens, device)
+    rows += _bytes(case, made, tokens, memory)
     rows += _flops(case, made, tokens)
     return rows
 
@@ -132,7 +144,7 @@ def _error(case: Case, made: Built, tokens: torch.Tensor) -> float:
     return float((difference.norm() / wanted.norm()).item())
 
 
-def _bytes(case: Case, made: Built, tokens: torch.Tensor, device: str) -> list[Row]:
+def _bytes(case: Case, made: Built, tokens: torch.Tensor, memory: Allocator | None) -> list[Row]:
     """Storages after the prompt and after every step; the allocator's own count of what the prompt left."""
     model = made.model
     whole = case.context + case.steps
@@ -141,15 +153,15 @@ def _bytes(case: Case, made: Built, tokens: torch.Tensor, device: str) -> list[R
         model.prefill(tokens[:, : case.context], sequential=case.sequential)
 
     left, phase = 0, None
-    if device == "cpu":
+    if memory is None:
         model.forget()
         left = tallied(prompt)
     else:
         prompt()  # once before: matrix products bring workspaces along, which stay in the allocator
         model.forget()
-        before = CudaPhase.now()
+        before = memory.phase()
         prompt()
-        phase = CudaPhase.now().since(before)
+        phase = memory.phase().since(before)
     rows = []
     predicted = made.answer(whole if case.reserve else case.context)
     at = whole if case.reserve else case.context
@@ -157,12 +169,14 @@ def _bytes(case: Case, made: Built, tokens: torch.Tensor, device: str) -> list[R
     if made.spec.offload.cpu:
         rows.append(_row(case, at, "kv.bytes_host", predicted.host_bytes, storage_bytes(model.host_tensors())))
     bookkeeping = [store.victim for store in model.stores.values() if store.victim is not None]
-    if device == "cpu":
+    if phase is None:
         # victims are numbers of entries, not entries
         held = left - storage_bytes(bookkeeping)
         rows.append(_row(case, at, "allocator tally", predicted.bytes_per_gpu + predicted.host_bytes, held))
-    elif phase is not None:
-        rows += _counters(case, made, phase, predicted, at, bookkeeping)
+    else:
+        # without a GPU both places of an offloaded cache are the host's memory
+        beside = [*bookkeeping, *(model.host_tensors() if made.model.device == "cpu" else [])]
+        rows += _counters(case, made, phase, predicted, at, beside)
     for i in range(case.steps):
         model.step(tokens[:, case.context + i])
         at = whole if case.reserve else case.context + i + 1
@@ -170,11 +184,27 @@ def _bytes(case: Case, made: Built, tokens: torch.Tensor, device: str) -> list[R
         row = _row(case, at, "kv.bytes_per_gpu", predicted.bytes_per_gpu, storage_bytes(model.cache_tensors()))
         if row.verdict == "wrong" or i == case.steps - 1:
             rows.append(row)
-    return rows
+    return rows if memory is None else [*rows, _segments(case, made, predicted, at, memory)]
+
+
+def _segments(case: Case, made: Built, predicted: Answer, at: int, memory: Allocator) -> Row:
+    """What the allocator reserves for caches of these sizes once all that it kept of the run has gone back."""
+    model = made.model
+    held = [size for t in model.cache_tensors() if (size := t.untyped_storage().nbytes())]
+    parts = [size for size in part_bytes(predicted, at) if size]
+    model.forget()
+    memory.give_back()
+    before = memory.phase()
+    again = [torch.empty(size, dtype=torch.uint8, device=model.device) for size in held]
+    phase = memory.phase().since(before)
+    del again
+    # a packed part is several tensors: their sum is what was predicted
+    size, verdict, note = reserved(parts if len(parts) == len(held) else held, phase.reserved, before.spare)
+    return _row(case, at, "cuda reserved", size, phase.reserved, verdict, note)
 
 
 def _counters(
-    case: Case, made: Built, phase: CudaPhase, predicted: Answer, at: int, other: list[torch.Tensor]
+    case: Case, made: Built, phase: Phase, predicted: Answer, at: int, other: list[torch.Tensor]
 ) -> list[Row]:
     """The caching allocator's counters: requested exactly, allocated after its rounding of each tensor to blocks.
 
@@ -192,9 +222,20 @@ def _counters(
     verdict = "exact" if measured == low else "within" if low <= measured <= max(low, high) else "wrong"
     note = f"{len(held)} tensors, from {low:,} to {max(low, high):,} B in blocks"
     rows.append(_row(case, at, "cuda allocated", low, measured, verdict, note))
-    rows.append(_row(case, at, "cuda reserved", None, phase.reserved, "reported"))
     rows.append(_row(case, at, "cuda peak", None, phase.peak, "reported"))
     return rows
+
+
+def reserved(sizes: list[int], measured: int, spare: int) -> tuple[int, str, str]:
+    """Bytes of the segments that caches of these sizes fill, the verdict on what was reserved for them, and why.
+
+    One segment of each size may be shared or broken up otherwise; ``spare`` bytes are free beside what was there before.
+    """
+    made = cuda_segments(sizes)
+    predicted = sum(each * count for each, count in made.items())
+    low, high = predicted - spare - sum(made), predicted + sum(made)
+    verdict = "exact" if predicted == measured else "within" if low <= measured <= high else "wrong"
+    return predicted, verdict, f"within one segment of each size, less {spare:,} B that are free beside weights"
 
 
 def part_bytes(answer: Answer, context: int) -> list[int]:

@@ -20,7 +20,7 @@ from kvplan.validate.records import BAD, Record, Row, environment, junit, said, 
 from kvplan.validate.suite import any_bad, device_of, run_cases, summary, table
 from kvplan.validate.suites import SUITES, lckv_table, run_suite
 
-__all__ = ["Result", "by_type", "types_text", "validate"]
+__all__ = ["Result", "by_type", "show", "types_text", "validate"]
 
 # Engines that size a cache on a CPU, asked about random models; the module of each answers ``compare(count, seed)``.
 ENGINES = {
@@ -28,8 +28,9 @@ ENGINES = {
     "vllm": "kvplan.validate.vllm",
     "mlx": "kvplan.validate.mlx",
 }
+NAMES = [*SUITES, "gpu", "types"]
 REFERENCES = ("transformers", *ENGINES)
-FLAGS = ("context", "batch", "scheme", "dtype", "kv_dtype", "cache_type_k", "cache_type_v")
+INCOMPLETE = 3
 PROOF = 64  # tokens over which a single configuration's logits are proved: the definition runs key by key
 
 
@@ -45,9 +46,20 @@ class Result(NamedTuple):
         rows = self.record.rows
         return not any_bad(rows) and any(row.verdict not in ("skipped", "not run") for row in rows)
 
+    @property
+    def code(self) -> int:
+        """The exit code: 0 where it holds, 1 where something says no, 3 where nothing does but time ran out."""
+        if self.holds and self.record.about.get("suite") == "gpu":
+            return INCOMPLETE if any(row.verdict == "not run" for row in self.record.rows) else 0
+        return 0 if self.holds else 1
+
     def text(self, columns: int) -> str:
         """The table, the summary, and for a search the table of schemes."""
         rows = self.record.rows
+        if self.record.about.get("suite") == "gpu":
+            from kvplan.validate.gpu.told import told
+
+            return told(rows, self.record.notes, columns)
         few = len(rows) <= 60
         body = table(rows, columns, only=lambda row: few or row.verdict in (*BAD, "skipped"))
         return body + lckv_table(rows) + self.head + "\n"
@@ -63,6 +75,7 @@ def validate(
     resume: bool = False,
     junit_path: str | None = None,
     jobs: int = 2,
+    minutes: float | str | None = None,
     steps: int | str = 4,
     types: Iterable[str] = (),
     count: int | str = 500,
@@ -80,8 +93,10 @@ def validate(
         raise UnknownName("reference", reference, REFERENCES)
     if suite == "types":
         reference = "transformers"
-    elif suite is not None and suite not in SUITES:
-        raise UnknownName("suite", suite, [*SUITES, "types"])
+    elif suite is not None and suite not in SUITES and suite != "gpu":
+        raise UnknownName("suite", suite, NAMES)
+    if minutes is not None and suite != "gpu":
+        raise InvalidInput("--minutes", minutes, "--suite gpu beside it: no other is bounded")
     if suite is not None and (model is not None or asked):
         given = "model" if model is not None else next(iter(asked))
         raise InvalidInput(given, model if model is not None else asked[given], f"nothing beside --suite {suite}")
@@ -90,8 +105,10 @@ def validate(
     if suite is None and reference == "transformers" and model is None and not asked:
         suite = "types"
     if suite is None and model is None and not asked and reference is None:
-        raise InvalidInput("validate", None, f"a model, numbers, or --suite {' | '.join([*SUITES, 'types'])}")
+        raise InvalidInput("validate", None, f"a model, numbers, or --suite {' | '.join(NAMES)}")
     device = device_of(device)
+    if suite == "gpu":
+        return _gpu(device, minutes, _place(record, suite, device), resume, junit_path)
     name = suite or (f"reference {reference}" if reference else "single")
     kept = Record(environment(device, name), _place(record, suite, device), resume=resume)
     if suite == "types":
@@ -109,18 +126,52 @@ def validate(
         head = _against_class(model, kept, asked)
     else:
         head = _one(model, kept, device, parse_count(steps, "steps"), asked)
-    if kept.path is not None:
-        said(f"record: {kept.path}")
+    return _kept(Result(kept, head), name, junit_path)
+
+
+def _kept(result: Result, name: str, junit_path: str | None) -> Result:
+    """The result, after saying where its record lies and writing its report."""
+    if result.record.path is not None:
+        said(f"record: {result.record.path}")
     if junit_path is not None:
-        written(Path(junit_path), junit(kept.rows, name))
-    return Result(kept, head)
+        written(Path(junit_path), junit(result.record.rows, name))
+    return result
+
+
+def _gpu(device: str, minutes: float | str | None, place: Path | None, resume: bool, junit_path: str | None) -> Result:
+    """The bounded suite, in worker processes of its own."""
+    _huggingface()
+    from kvplan.validate.gpu import MINUTES, run_gpu
+
+    try:
+        allowed = MINUTES if minutes is None else float(minutes)
+    except ValueError:
+        allowed = 0.0
+    if not 0 < allowed < 1e5:
+        raise InvalidInput("--minutes", minutes, "a number of minutes above 0")
+    return _kept(Result(run_gpu(device, allowed, place, resume=resume), ""), "gpu", junit_path)
+
+
+def show(path: str, columns: int) -> str:
+    """A record as text: where it was made, what it says at a glance, and every row. Raises InvalidInput where it is none."""
+    record = Record.of(Path(path))
+    result = Result(record, summary(record.rows))
+    where = ", ".join(
+        f"{name} {record.about[name]}"
+        for name in ("suite", "device", "device_name", "driver", "cuda", "torch", "python", "kvplan", "git", "date")
+        if record.about.get(name)
+    )
+    glance = (
+        result.text(columns) if record.about.get("suite") == "gpu" else lckv_table(record.rows) + result.head + "\n"
+    )
+    return f"{where}\n{glance}{table(record.rows, columns)}"
 
 
 def _place(record: str | None, suite: str | None, device: str) -> Path | None:
     """Where the record goes: as asked for; a long suite is kept even unasked, so that it can go on after a kill."""
     if record is not None:
         return Path(record)
-    if suite not in ("full", "lckv"):
+    if suite not in ("full", "lckv") and (suite, device) != ("gpu", "cuda"):
         return None
     folder = Path("tests/records")
     return (folder if folder.is_dir() else Path()) / f"kvplan-{suite}-{device}.json"

@@ -7,6 +7,7 @@ run there (it looks at values) is built on the CPU instead, with real tensors, a
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import warnings
@@ -19,7 +20,18 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-__all__ = ["Observed", "Unrunnable", "cache_bytes", "model_of", "observe", "quiet"]
+__all__ = [
+    "Observed",
+    "Unrunnable",
+    "attention_of",
+    "cache_bytes",
+    "cache_of",
+    "cache_tensors",
+    "model_of",
+    "observe",
+    "quiet",
+    "run",
+]
 
 # What is built is the plain model: a quantisation needs kernels that are not here, an auto_map code from elsewhere.
 LEFT_OUT = ("quantization_config", "auto_map", "compression_config")
@@ -67,29 +79,48 @@ def quiet() -> Iterator[None]:
         transformers.logging.set_verbosity(level)
 
 
-def model_of(raw: dict[str, Any], device: str = "meta", dtype: torch.dtype = torch.bfloat16) -> Any:
-    """The class AutoModelForCausalLM gives for a config, else ``architectures[0]``, with eager attention, in eval mode."""
+def model_of(
+    raw: dict[str, Any], device: str = "meta", dtype: torch.dtype = torch.bfloat16, attention: str = "eager"
+) -> Any:
+    """The class AutoModelForCausalLM gives for a config, else ``architectures[0]``, with random weights, in eval mode.
+
+    A class that does not know ``attention`` is built with eager attention, which all know.
+    """
     raw = json.loads(json.dumps({key: value for key, value in raw.items() if key not in LEFT_OUT}))
     for nested in NESTED:
         if isinstance(raw.get(nested), dict):
             for key in LEFT_OUT:
                 raw[nested].pop(key, None)
     config = AutoConfig.for_model(**raw)
+    known = type(config) in AutoModelForCausalLM._model_mapping
+    make = AutoModelForCausalLM.from_config if known else getattr(transformers, raw["architectures"][0])._from_config
     with torch.device(device):
-        if type(config) in AutoModelForCausalLM._model_mapping:
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
-        else:
-            class_ = getattr(transformers, raw["architectures"][0])
-            model = class_._from_config(config, dtype=dtype, attn_implementation="eager")
+        try:
+            model = make(config, dtype=dtype, attn_implementation=attention)
+        except ValueError:
+            if attention == "eager":
+                raise
+            model = make(config, dtype=dtype, attn_implementation="eager")
     # no gradients: FlopCounterMode stumbles over slices of weights that want one (DBRX)
     return model.eval().requires_grad_(False)
 
 
-def cache_bytes(*holders: Any) -> int:
-    """Bytes of every distinct tensor that cache objects hold: numel times itemsize, so views count what they show."""
+def attention_of(model: Any) -> str:
+    """The attention that a class was built with."""
+    return str(model.config._attn_implementation)
+
+
+def run(model: Any, ids: torch.Tensor, *, last: bool = False, **cache: Any) -> Any:
+    """One forward pass that fills a cache; with ``last`` the logits of the last token alone, as ``generate`` asks for."""
+    if last and "logits_to_keep" in inspect.signature(model.forward).parameters:
+        cache["logits_to_keep"] = 1
+    return model(input_ids=ids, use_cache=True, **cache)
+
+
+def cache_tensors(*holders: Any) -> Iterator[torch.Tensor]:
+    """Every distinct tensor of entries or state that cache objects hold."""
     seen: set[int] = set()
     todo: list[Any] = list(holders)
-    total = 0
     while todo:
         item = todo.pop()
         if id(item) in seen:
@@ -98,7 +129,7 @@ def cache_bytes(*holders: Any) -> int:
         if isinstance(item, torch.Tensor):
             # positions and window sizes that layers keep are bookkeeping, not cache
             if item.is_floating_point() and item.dim() > 1:
-                total += item.numel() * item.element_size()
+                yield item
         elif isinstance(item, dict):
             todo += item.values()
         elif isinstance(item, (list, tuple)):
@@ -109,7 +140,11 @@ def cache_bytes(*holders: Any) -> int:
             and "config" not in type(item).__name__.lower()
         ):
             todo += vars(item).values()
-    return total
+
+
+def cache_bytes(*holders: Any) -> int:
+    """Bytes of every tensor that cache objects hold: numel times itemsize, so views count what they show."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in cache_tensors(*holders))
 
 
 def _module_states(model: Any) -> list[Any]:
@@ -145,13 +180,13 @@ def _run(model: Any, context: int, batch: int, device: str, parameters: int) -> 
         with torch.no_grad():
             ids = torch.zeros((batch, context), dtype=torch.long, device=device)
             with prefill:
-                out = model(input_ids=ids, use_cache=True)
-            name, cache = _cache_of(model, out, ids)
+                out = run(model, ids)
+            name, cache = cache_of(model, out, ids)
             held = cache_bytes(cache, _module_states(model))
             stage = "decode"
             step = torch.zeros((batch, 1), dtype=torch.long, device=device)
             with decode:
-                model(input_ids=step, use_cache=True, **{name: cache})
+                run(model, step, **{name: cache})
             after = cache_bytes(cache, _module_states(model))
     except Exception as e:
         raise Unrunnable(stage, e, type(model).__name__, parameters) from e
@@ -168,7 +203,7 @@ def _run(model: Any, context: int, batch: int, device: str, parameters: int) -> 
     )
 
 
-def _cache_of(model: Any, out: Any, ids: Any) -> tuple[str, Any]:
+def cache_of(model: Any, out: Any, ids: Any) -> tuple[str, Any]:
     """The cache that a forward pass returned, and the argument that hands it back for the next token."""
     for name in ("past_key_values", "cache_params", "state"):
         cache = getattr(out, name, None)
@@ -176,5 +211,5 @@ def _cache_of(model: Any, out: Any, ids: Any) -> tuple[str, Any]:
             return name, cache
     # RecurrentGemma returns no cache: it fills one that it is handed, and keeps its states in its modules
     cache = DynamicCache(config=model.config)
-    model(input_ids=ids, use_cache=True, past_key_values=cache)
+    run(model, ids, past_key_values=cache)
     return "past_key_values", cache

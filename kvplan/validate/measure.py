@@ -1,7 +1,6 @@
-"""What was really allocated and really multiplied: storages, allocator tallies, counted matmuls, and seconds.
+"""What was really allocated and really multiplied: storages, tallies of a profiler, counted matmuls, and seconds.
 
-Nothing here knows what should come out. ``cuda_bytes`` and ``cuda_segments`` repeat the rounding of torch's caching
-allocator (c10/cuda/CUDACachingAllocator.cpp), so that a prediction in bytes can be held against its counters.
+Nothing here knows what should come out. What an allocator counted is read in ``allocator.py``.
 """
 
 from __future__ import annotations
@@ -20,11 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 __all__ = [
-    "CudaPhase",
+    "Ceilings",
     "Multiplied",
-    "cuda_blocks",
-    "cuda_bytes",
-    "cuda_segments",
     "multiplied",
     "out_of_memory",
     "seconds",
@@ -220,95 +216,6 @@ def multiplied(work: Callable[[], Any]) -> Multiplied:
     with audit, counter:
         work()
     return Multiplied(counter.get_total_flops(), tuple(sorted(audit.names - FREE)))
-
-
-# --- CUDA's caching allocator ----------------------------------------------------------------------------------------
-
-MIB = 2**20
-BLOCK, SMALL, SMALL_SEGMENT, LARGE_SEGMENT, LARGE, ROUND_LARGE = 512, MIB, 2 * MIB, 20 * MIB, 10 * MIB, 2 * MIB
-
-
-def cuda_bytes(size: int) -> int:
-    """Bytes of one allocation: rounded up to 512; nothing is allocated for nothing.
-
-    >>> cuda_bytes(0), cuda_bytes(1), cuda_bytes(512), cuda_bytes(513)
-    (0, 512, 512, 1024)
-    """
-    return -(-size // BLOCK) * BLOCK
-
-
-def cuda_blocks(sizes: Iterable[int]) -> tuple[int, int]:
-    """The least and the most that ``allocated_bytes`` grows by for allocations of these sizes.
-
-    Small ones (up to 1 MiB) are cut from their segments to the block; of a larger one the rest of the free block that it
-    was put into stays with it where that is no more than 1 MiB (should_split).
-
-    >>> cuda_blocks([100, 3 * MIB]) == (512 + 3 * MIB, 512 + 4 * MIB)
-    True
-    """
-    rounded = [cuda_bytes(size) for size in sizes]
-    return sum(rounded), sum(size + (SMALL if size > SMALL else 0) for size in rounded)
-
-
-def cuda_segments(sizes: Iterable[int]) -> dict[int, int]:
-    """Segments that allocations of these sizes reserve in an empty pool: bytes of a segment -> how many.
-
-    Up to 1 MiB lie in segments of 2 MiB, up to 10 MiB in segments of 20 MiB, larger ones in one of their own, rounded to
-    2 MiB; the best-fitting free block is taken, and what is left of it stays free where it is worth keeping.
-
-    >>> cuda_segments([100] * 10), cuda_segments([3 * MIB] * 7), cuda_segments([30 * MIB + 1])
-    ({2097152: 1}, {20971520: 2}, {33554432: 1})
-    """
-    free: dict[bool, list[int]] = {True: [], False: []}  # small or not -> sizes of free blocks
-    made: dict[int, int] = {}
-    for asked in sizes:
-        size = cuda_bytes(asked)
-        if not size:
-            continue
-        small = size <= SMALL
-        fitting = [block for block in free[small] if block >= size]
-        if fitting:
-            block = min(fitting)
-            free[small].remove(block)
-        else:
-            block = SMALL_SEGMENT if small else LARGE_SEGMENT if size < LARGE else -(-size // ROUND_LARGE) * ROUND_LARGE
-            made[block] = made.get(block, 0) + 1
-        rest = block - size
-        if rest >= BLOCK if small else rest > SMALL:
-            free[small].append(rest)
-    return made
-
-
-class CudaPhase(NamedTuple):
-    """The allocator's counters after a phase, and its peak within it; bytes."""
-
-    allocated: int  # in blocks that are in use
-    requested: int  # what was asked for, before any rounding
-    reserved: int  # in segments taken from the device
-    peak: int  # of allocated
-
-    @classmethod
-    def now(cls) -> CudaPhase:
-        """Reads the counters and starts a new peak."""
-        torch.cuda.synchronize()
-        stats = torch.cuda.memory_stats()
-        found = cls(
-            stats["allocated_bytes.all.current"],
-            stats["requested_bytes.all.current"],
-            stats["reserved_bytes.all.current"],
-            stats["allocated_bytes.all.peak"],
-        )
-        torch.cuda.reset_peak_memory_stats()
-        return found
-
-    def since(self, before: CudaPhase) -> CudaPhase:
-        """What a phase added; its peak over what was there before it."""
-        return CudaPhase(
-            self.allocated - before.allocated,
-            self.requested - before.requested,
-            self.reserved - before.reserved,
-            self.peak - before.allocated,
-        )
 
 
 # --- seconds ---------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class Row(NamedTuple):
     measured: float | int | None
     verdict: str
     note: str = ""
+    stage: str = ""  # of a suite that has stages
 
     @property
     def ratio(self) -> float | None:
@@ -45,7 +46,8 @@ class Row(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """As the record holds it."""
-        return self._asdict() | {"ratio": self.ratio}
+        kept = {name: value for name, value in self._asdict().items() if name != "stage" or value}
+        return kept | {"ratio": self.ratio}
 
 
 def environment(device: str, suite: str) -> dict[str, Any]:
@@ -119,6 +121,14 @@ class Record:
                     raise InvalidInput("--resume", old.get(key), f"a record with {key} = {about.get(key)}", str(path))
             self.rows, self.notes = [_row(row) for row in old["rows"]], old.get("notes", {})
 
+    @classmethod
+    def of(cls, path: Path) -> Record:
+        """The record of a file, to be read. Raises InvalidInput where it is none."""
+        about = read(path)
+        made = cls(about, None)
+        made.rows, made.notes = [_row(row) for row in about.pop("rows")], about.pop("notes", {})
+        return made
+
     def done(self, case: str) -> bool:
         """Whether a case is there, whole: cases are written at once."""
         return any(row.case == case for row in self.rows)
@@ -162,7 +172,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _row(raw: dict[str, Any]) -> Row:
-    return Row(**{name: raw[name] for name in Row._fields})
+    return Row(**{name: raw[name] for name in Row._fields if name in raw})
 
 
 def asked(plan: dict[str, Any], quantity: str) -> Any:

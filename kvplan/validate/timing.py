@@ -14,9 +14,14 @@ from kvplan.validate.checks import built
 from kvplan.validate.measure import Ceilings, seconds
 from kvplan.validate.records import Row
 
-__all__ = ["bounds", "timed"]
+__all__ = ["bounds", "ceilings_dtype", "timed"]
 
 RUNS, WARM = 15, 3
+
+
+def ceilings_dtype(device: str) -> str:
+    """The dtype of times on a device: what people serve in on a GPU, what a CPU multiplies fast."""
+    return "bf16" if device == "cuda" else "fp32"
 
 
 def bounds(asked: dict[str, Any], ceilings: Ceilings) -> Times:

@@ -1,0 +1,203 @@
+"""Stage 2: somebody else's classes on the device: what transformers allocates for weights, caches and a prompt.
+
+Random weights, bf16, the attention that the class chooses by itself (sdpa, or eager where it has no other). Bytes of
+parameters and of caches must be equal. The peak of a prompt above them is an estimate: half to twice of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import kvplan
+from kvplan.catalog import model_preset
+from kvplan.importers.files import parse_object
+from kvplan.validate.gpu.task import Bench, Task
+from kvplan.validate.measure import storage_bytes
+from kvplan.validate.records import Row
+
+__all__ = ["SHAPES", "Shape", "configured", "tasks"]
+
+NEAR = 2  # how far the estimate of a peak may be off, either way
+HEADROOM = 0.75  # of the free memory may be weights: caches and prompts need the rest
+JUDGED = 256  # tokens from which on a peak says something of the estimate, not of what a prompt takes anyway
+
+
+class Shape(NamedTuple):
+    """A published model and where its cache changes its rule."""
+
+    preset: str
+    around: int = 0  # a window, chunk or kernel: prompts of one token less, as many, and one more
+    prompts: tuple[tuple[int, int], ...] = (
+        (4096, 1),
+        (1024, 4),
+    )  # (tokens, sequences) whose peak is held against the estimate
+    layers: int | None = None  # at most so many: the first ones, with every kind of layer among them
+    small: dict[str, Any] = {}  # noqa: RUF012  # the same on a CPU: changes of the config
+
+
+DENSE = {
+    "hidden_size": 256,
+    "intermediate_size": 640,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": 500,
+}
+GROUPED = {**DENSE, "num_key_value_heads": 2, "head_dim": 64}
+SHAPES = (
+    Shape("llama-3.1-8b", prompts=((4096, 1), (16384, 1), (2048, 4)), small=GROUPED),
+    Shape("qwen3-8b", small=GROUPED),
+    Shape(
+        "gemma-3-12b",
+        1024,
+        prompts=((2048, 1), (8192, 1)),
+        small={
+            "text_config": {**GROUPED, "num_hidden_layers": 7, "sliding_window": 24},
+            "vision_config": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4},
+        },
+    ),
+    Shape("falcon-7b", small={**DENSE}),
+    Shape("mistral-7b-v0.1", 4096, prompts=((2048, 1), (8192, 1)), small={**GROUPED, "sliding_window": 24}),
+    Shape(
+        "gpt-oss-20b",
+        128,
+        prompts=((1024, 1), (4096, 1)),
+        small={**GROUPED, "intermediate_size": 256, "num_local_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 4,
+               "experts_per_token": 2, "sliding_window": 24, "pad_token_id": 0, "eos_token_id": 1},
+    ),
+    Shape(
+        "deepseek-v2-lite",
+        small={**DENSE, "num_key_value_heads": 4, "kv_lora_rank": 64, "moe_intermediate_size": 128, "n_routed_experts": 8,
+               "num_experts_per_tok": 3, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 32},
+    ),
+    Shape(
+        "qwen3-next-80b-a3b",
+        64,
+        layers=4,
+        small={**GROUPED, "num_hidden_layers": 4, "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 64,
+               "shared_expert_intermediate_size": 64, "linear_key_head_dim": 32, "linear_value_head_dim": 32,
+               "linear_num_key_heads": 4, "linear_num_value_heads": 8},
+    ),
+    Shape(
+        "nemotron-3-nano-30b-a3b",
+        128,
+        layers=7,
+        small={**GROUPED, "num_hidden_layers": 6, "hybrid_override_pattern": "MEM*ME", "mamba_num_heads": 8,
+               "mamba_head_dim": 64, "n_groups": 2, "ssm_state_size": 32, "chunk_size": 32, "n_routed_experts": 8,
+               "num_experts_per_tok": 3, "moe_intermediate_size": 64, "moe_shared_expert_intermediate_size": 128},
+    ),
+    Shape(
+        "mamba-codestral-7b",
+        256,
+        prompts=((1024, 1), (4096, 1)),
+        small={"hidden_size": 256, "num_hidden_layers": 3, "num_heads": 8, "head_dim": 64, "state_size": 32, "n_groups": 2,
+               "chunk_size": 32, "vocab_size": 500, "intermediate_size": 512},
+    ),
+)  # fmt: skip
+
+
+def tasks(device: str) -> list[Task]:
+    """One task a class."""
+    return [
+        Task("classes", shape.preset, observed, {"shape": shape}, 50.0 if device == "cuda" else 20.0)
+        for shape in SHAPES
+    ]
+
+
+def configured(shape: Shape, device: str, layers: int | None) -> dict[str, Any]:
+    """The published config without its quantisation, of so many layers, and small on a CPU."""
+    preset = model_preset(shape.preset)
+    raw: dict[str, Any] = parse_object(preset.config.encode(), "config", preset.name)
+    raw.pop("quantization_config", None)
+    raw.pop("auto_map", None)
+    if device == "cpu":
+        for key, value in shape.small.items():
+            raw[key] = {**raw[key], **value} if isinstance(value, dict) else value
+    for text in (raw, raw.get("text_config", {})):
+        if "num_hidden_layers" in text:
+            count = min(layers or text["num_hidden_layers"], text["num_hidden_layers"])
+            text["num_hidden_layers"] = count
+            for listed in ("layer_types", "hybrid_override_pattern"):
+                if listed in text:
+                    text[listed] = text[listed][:count]
+    return raw
+
+
+def fitting(shape: Shape, device: str, room: int) -> dict[str, Any]:
+    """The config with as many layers as leave room for caches and prompts; raises nothing: two are tried at the least."""
+    layers = shape.layers
+    while True:
+        raw = configured(shape, device, layers)
+        weights = kvplan.plan(raw, engine="transformers", dtype="bf16").to_dict()["weights"]["bytes"]
+        count = raw.get("text_config", raw)["num_hidden_layers"]
+        if weights <= room or count <= 2:
+            return raw
+        layers = max(int(count * room / weights), 2) if count * room / weights < count - 1 else count - 1
+
+
+def observed(bench: Bench, shape: Shape) -> Iterator[Row]:
+    """Parameters of the class as it is built, then caches and peaks of every prompt."""
+    import torch
+    import transformers
+
+    from kvplan.validate import huggingface
+
+    device, memory = bench.device, bench.allocator
+    memory.give_back()
+    raw = fitting(shape, device, round(memory.free()[0] * HEADROOM))
+    flags: dict[str, Any] = {"engine": "transformers", "dtype": "bf16"}
+    layers = raw.get("text_config", raw)["num_hidden_layers"]
+    name = f"{shape.preset}, {layers} layers"
+    bench.facts.setdefault("configs", {})[name] = raw
+    with huggingface.quiet(), memory.watching(), torch.no_grad():
+        model = huggingface.model_of(raw, device, attention="sdpa")
+        by = f"transformers {transformers.__version__}, {type(model).__name__}, {huggingface.attention_of(model)}"
+
+        def row(quantity: str, predicted: Any, measured: Any, verdict: str = "", note: str = "", **asked: Any) -> Row:
+            question = {"model": name, **flags, "context": 1, **asked}
+            told = verdict or ("exact" if predicted == measured else "wrong")
+            return Row(shape.preset, question, quantity, predicted, measured, told, "; ".join(filter(None, (note, by))))
+
+        answer = kvplan.plan(raw, **flags, context=1).to_dict()
+        parameters = list(model.parameters())
+        yield row("model.parameters", answer["model"]["parameters"], sum(p.numel() for p in parameters))
+        yield row("weights.bytes", answer["weights"]["bytes"], storage_bytes(parameters))
+        huggingface.run(model, torch.zeros((1, 8), dtype=torch.long, device=device), last=True)  # workspaces come along
+        around = [(shape.around + d, 1) for d in (-1, 0, 1)] if shape.around else []
+        if device == "cpu" and around:
+            window = next(
+                (raw.get("text_config", raw)[key] for key in BOUNDS if raw.get("text_config", raw).get(key)), 64
+            )
+            around = [(window + d, 2) for d in (-1, 0, 1)]
+        prompts = shape.prompts if device == "cuda" else ((300, 1), (128, 3))
+        for context, batch in (*around, *prompts):
+            asked: dict[str, Any] = {"context": context, "batch": batch}
+            plan = kvplan.plan(raw, **flags, memory=2**50, **asked).to_dict()
+            terms = {term["path"]: term["value"] for term in plan["terms"]}
+            ids = torch.randint(0, 256, (batch, context), device=device)
+            memory.give_back()
+            before = memory.phase()
+            out = huggingface.run(model, ids, last=True)
+            phase = memory.phase().since(before)
+            keyword, cache = huggingface.cache_of(model, out, ids)
+            held = huggingface.cache_bytes(cache)
+            unique = storage_bytes(huggingface.cache_tensors(cache))
+            yield row("kv.bytes", plan["kv"]["bytes"], held, **asked)
+            yield row("engine/prefill_storage", terms["engine/prefill_storage"], unique - held, **asked)
+            if (context, batch) in prompts and context * batch >= JUDGED:
+                peak, estimate = phase.peak - unique, terms["activations/peak"]
+                near = estimate and estimate / NEAR <= peak <= estimate * NEAR
+                note = "peak of the prompt above weights and cache"
+                yield row("activations/peak", estimate, peak, "within" if near else "wrong", note, **asked)
+            del out
+            huggingface.run(model, ids[:, :1], last=True, **{keyword: cache})
+            after = {**asked, "context": context + 1}
+            later = kvplan.plan(raw, **flags, **after).to_dict()
+            yield row("kv.bytes", later["kv"]["bytes"], huggingface.cache_bytes(cache), **after)
+            unique = storage_bytes(huggingface.cache_tensors(cache))
+            yield row("storage after one token", None, unique, "reported", "unique storages of the cache", **after)
+            del cache, ids
+        del model, parameters
+
+
+BOUNDS = ("sliding_window", "chunk_size")

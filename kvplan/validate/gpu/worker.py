@@ -1,0 +1,168 @@
+"""A process of its own for whatever may crash, hang or run out of memory: it takes tasks and sends back rows.
+
+It lives from task to task, because importing torch and transformers costs seconds; a task that breaks ends it and costs
+that one row. Nothing of the parent's touches the device.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from kvplan.errors import KvplanError
+from kvplan.validate.gpu.task import Bench, Facts, Task
+from kvplan.validate.records import Row
+
+__all__ = ["START_S", "Done", "Worker"]
+
+START_S = 60.0  # at the longest until a worker has imported what it needs
+
+
+class Done(NamedTuple):
+    """What came of a task: its rows, and the facts known after it."""
+
+    rows: list[Row]
+    facts: Facts
+
+
+class Worker:
+    """A worker process, started when there is something to do and no process that does it."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.process: Any = None
+        self.connection: Any = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process waits for the next task."""
+        return self.process is not None and self.process.is_alive()
+
+    def start(self) -> None:
+        """Starts a process; raises TimeoutError or EOFError where it does not come up."""
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, self.device), daemon=False)
+        self.process.start()
+        theirs.close()
+        if not self.connection.poll(START_S):
+            self.end()
+            raise TimeoutError(f"a worker did not start in {START_S:.0f} s")
+        self.connection.recv()
+
+    def end(self) -> None:
+        """Ends the process, whatever it does."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.connection.close()
+            self.process = None
+
+    def about(self, suite: str) -> dict[str, Any]:
+        """Where and with what a record is made, as the worker sees it: asking the device takes memory of it."""
+        self.start()
+        self.connection.send(suite)
+        found: dict[str, Any] = self.connection.recv()
+        return found
+
+    def ask(self, task: Task, facts: Facts) -> Done:
+        """Runs one task within its limit; a worker that breaks, hangs or ends is a row, beside those that it sent before."""
+        begun = time.monotonic()
+        rows: list[Row] = []
+        try:
+            if not self.alive:
+                self.start()
+            begun = time.monotonic()
+            self.connection.send((task, facts))
+            while True:
+                if not self.connection.poll(max(begun + task.limit_s - time.monotonic(), 0)):
+                    raise TimeoutError(f"no end after {task.limit_s:.0f} s, its limit")
+                kind, what = self.connection.recv()
+                if kind == "row":
+                    rows.append(what)
+                elif kind == "broke":  # it says why and ends
+                    self.end()
+                    return Done([*rows, what], facts)
+                else:
+                    return Done(rows, what)
+        except TimeoutError as e:
+            self.end()
+            return Done([*rows, _failed(task, str(e))], facts)
+        except (EOFError, OSError):
+            self.process.join(5)
+            code = self.process.exitcode
+            self.end()
+            reason = (
+                f"the worker was killed by signal {-code}" if code and code < 0 else f"the worker ended, code {code}"
+            )
+            return Done([*rows, _failed(task, f"{reason}, after {time.monotonic() - begun:.0f} s")], facts)
+
+
+def _failed(task: Task, note: str) -> Row:
+    return Row(task.name, {}, "run", None, None, "failed", note)
+
+
+# --- in the worker ---------------------------------------------------------------------------------------------------
+
+
+def _serve(connection: Connection, device: str) -> None:
+    """Takes tasks until the parent closes the pipe, or is gone."""
+    os.dup2(2, 1)  # stdout is the parent's data
+    threading.Thread(target=_follow, daemon=True).start()
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):  # segments are those of the default allocator
+        os.environ.pop(name, None)
+    from kvplan.validate.allocator import allocator_of
+    from kvplan.validate.records import environment
+
+    allocator = allocator_of(device)
+    connection.send("ready")
+    while True:
+        try:
+            message = connection.recv()
+        except EOFError:
+            return
+        if isinstance(message, str):
+            connection.send(environment(device, message))
+            continue
+        task, facts = message
+        bench = Bench(allocator, dict(facts))
+        for kind, what in _answers(task, bench):
+            connection.send((kind, what))
+            if kind == "broke":
+                return
+
+
+def _answers(task: Task, bench: Bench) -> Iterator[tuple[str, Any]]:
+    """The rows of a task as they come, then its facts; or the row that says why it broke."""
+    from kvplan.validate.measure import out_of_memory
+    from kvplan.validate.suite import first_line
+
+    try:
+        for row in task.run(bench, **task.arguments):
+            yield "row", row
+    except KvplanError as e:
+        yield "row", Row(task.name, {}, "run", None, None, "skipped", str(e))
+    except Exception as e:
+        if out_of_memory(e):
+            yield "broke", Row(task.name, {}, "run", None, None, "skipped", f"out of memory: {first_line(e)}")
+        else:
+            import traceback
+
+            at = traceback.extract_tb(e.__traceback__)[-1]
+            yield "broke", _failed(task, f"{first_line(e)} ({at.name}, line {at.lineno})")
+        return
+    bench.allocator.give_back()
+    yield "done", bench.facts
+
+
+def _follow() -> None:
+    """Ends this process when its parent is gone: a killed run leaves nothing on the device."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
