@@ -193,9 +193,19 @@ def activation_bytes(tokens: Num, hidden: Num, width: Num, element: Num) -> Num:
     return tokens * (2 * hidden + 3 * width) * element
 
 
-def logits_bytes(rows: Num, vocab: Num, element: Num) -> Num:
-    """Logits of the sampled rows in the compute dtype and their float32 copy (estimate)."""
-    return rows * vocab * (element + 4)
+def prompt_bytes(tokens: Num, sequences: Num, per_token: Num, per_pair: Num) -> Num:
+    """Transient bytes of one layer over whole prompts: what grows with a token, and with every pair of them (estimate)."""
+    return sequences * tokens * (per_token + tokens * per_pair)
+
+
+def masks_bytes(tokens: Num, masks: Num, element: Num) -> Num:
+    """Attention masks of whole prompts, one for all sequences: an element for every pair of tokens (estimate)."""
+    return masks * tokens * tokens * element
+
+
+def logits_bytes(rows: Num, vocab: Num, each: Num) -> Num:
+    """Logits of the sampled rows: in the compute dtype, and where the engine makes one a float32 copy (estimate)."""
+    return rows * vocab * each
 
 
 def prefill_storage_bytes(tokens: Num, kept: Num, bits_per_entry: Num) -> Num:

@@ -155,14 +155,19 @@ def _memory_terms(a: Answer) -> Iterator[Term]:
             "full-length tensors behind windowed views after a one-shot prefill",
             s.engine.source,
         )
-    tokens = "all prompt tokens" if s.engine.one_shot_prefill else "at most 8,192 tokens at once"
+    layer, source = "tokens x (2 hidden + 3 MLP width) x bytes", "kvplan/formulas.py: activation_bytes, logits_bytes"
+    tokens = "at most 8,192 tokens at once"
+    if s.engine.prompt is not None:
+        layer = "tokens x bytes per token + pairs of tokens x bytes per pair, of the widest layer, and masks"
+        source = f"kvplan/formulas.py: prompt_bytes, masks_bytes, logits_bytes; {s.engine.source}"
+        tokens = "all prompt tokens"
     yield Term(
         "activations/peak",
         a.activations,
         "bytes",
         "estimated",
-        f"max(tokens x (2 hidden + 3 MLP width) x bytes, logits); {tokens}",
-        "kvplan/formulas.py: activation_bytes, logits_bytes",
+        f"max({layer}, logits); {tokens}",
+        source,
     )
     yield Term(
         "runtime/context",

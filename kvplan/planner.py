@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvplan import formulas
 from kvplan.checkpoint import WeightBytes, weight_bytes, weights_known
 from kvplan.costs import Flops, Held, Profile, decode_flops, held_bytes, hold, prefill_flops, profile, read_bytes
-from kvplan.engines import Engine
+from kvplan.engines import Engine, Prompt
 from kvplan.num import Num, ceildiv, maximum, minimum
 from kvplan.roofline import Bound, Transfer, Work, bound
 from kvplan.settings import PREFILL_CHUNK, Settings
@@ -98,19 +98,38 @@ def mlp_width(spec: ModelSpec) -> int:
     return max(widths)
 
 
+def transients(spec: ModelSpec, settings: Settings) -> Prompt:
+    """What a prompt holds at once, by the rule of the engine; without one, of kernels that make no copies."""
+    element = settings.formats.compute.element_bits // 8
+    memo: dict[tuple[str, int, int], Prompt] = spec.__dict__.setdefault("_prompts", {})
+    key = (settings.engine.name, element, settings.tp)
+    if key not in memo:
+        if settings.engine.prompt is not None:
+            memo[key] = settings.engine.prompt(spec, element, settings.tp)
+        else:
+            width = -(-mlp_width(spec) // settings.tp)
+            one = ("widest layer", formulas.activation_bytes(1, spec.hidden, width, element), 0)
+            # logits are sampled in float32
+            memo[key] = Prompt((one,), logit=element + 4)
+    return memo[key]
+
+
 def activation_peak(spec: ModelSpec, settings: Settings, tokens: Num, sequences: Num) -> Num:
     """Estimated transient bytes on one GPU: the widest layer over the tokens that run at once, or the sampled logits."""
-    memo: dict[str, int] = spec.__dict__.setdefault("_widths", {})
-    if "mlp" not in memo:
-        memo["mlp"] = mlp_width(spec)
-    element = settings.formats.compute.element_bits // 8
+    held = transients(spec, settings)
     at_once = tokens * sequences
-    if not settings.engine.one_shot_prefill:
+    if settings.engine.one_shot_prefill:
+        sizes = [formulas.prompt_bytes(tokens, sequences, each, pair) for _, each, pair in held.layers]
+    else:
         at_once = minimum(at_once, PREFILL_CHUNK)
-    width = -(-memo["mlp"] // settings.tp)
-    layer = formulas.activation_bytes(at_once, spec.hidden, width, element)
-    rows = at_once if settings.all_logits else sequences
-    sampled = formulas.logits_bytes(rows, spec.vocab, element) if spec.has_head else 0
+        sizes = [at_once * each for _, each, _ in held.layers]
+    layer = sizes[0] if sizes else 0
+    for size in sizes[1:]:
+        layer = maximum(layer, size)
+    if held.masks:
+        layer = layer + formulas.masks_bytes(tokens, held.masks, held.mask_element)
+    rows = at_once if settings.all_logits or held.all_logits else sequences
+    sampled = formulas.logits_bytes(rows, spec.vocab, held.logit) if spec.has_head else 0
     return maximum(layer, sampled)
 
 

@@ -217,6 +217,7 @@ class Recurrent(NamedTuple):
     state: tuple[Part, ...] = ()
     mix_flops: int = 0  # FLOPs per token of the recurrence itself, matmuls aside: an estimate
     conv_heads: int = 1  # units the convolution state splits into over tensor-parallel ranks
+    scan_bytes: int = 0  # per prompt token, what the scan holds at its peak in plain torch, in float32: an estimate
     transformers_parts: tuple[Part, ...] | None = None
 
 

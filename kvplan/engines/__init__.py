@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvplan.cache import mixer_parts
 from kvplan.errors import InvalidInput, UnknownName
-from kvplan.specs import Mixer, Part
+from kvplan.specs import Mixer, ModelSpec, Part
 
 if TYPE_CHECKING:
     from kvplan.engines.policy import Policy
 
-__all__ = ["ENGINES", "Engine", "Option", "find_engine"]
+__all__ = ["ENGINES", "Engine", "Option", "Prompt", "find_engine"]
 
 
 class Option(NamedTuple):
@@ -31,6 +31,18 @@ class Option(NamedTuple):
     common: str = ""  # the flag of every engine that means the same: given here, it is given there
 
 
+class Prompt(NamedTuple):
+    """What an engine holds at once while a prompt runs, beside weights and cache: an estimate, in bytes on one rank."""
+
+    layers: tuple[
+        tuple[str, int, int], ...
+    ]  # the layers that differ: what it is, bytes per token, bytes per pair of tokens
+    masks: int = 0  # attention masks that are whole matrices
+    mask_element: int = 1
+    logit: int = 2  # of one logit
+    all_logits: bool = False  # of every token, whatever is asked for
+
+
 class Engine(NamedTuple):
     """One engine at one version."""
 
@@ -41,6 +53,9 @@ class Engine(NamedTuple):
     source: str
     parts_of: Callable[[Mixer], tuple[Part, ...]] = mixer_parts
     paged: bool = False  # honours block_size
+    prompt: "Callable[[ModelSpec, int, int], Prompt] | None" = (
+        None  # of a spec, bytes of an element, and tp; None: planner.py
+    )
     one_shot_prefill: bool = False  # the whole prompt runs at once, else chunks of PREFILL_CHUNK tokens
     prefill_storage: bool = False  # windows are views of full-length tensors right after a one-shot prefill
     options: tuple[Option, ...] = ()

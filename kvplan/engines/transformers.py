@@ -10,14 +10,24 @@ from typing import Any
 
 from kvplan.cache import mixer_parts
 from kvplan.costs import entries, profile
-from kvplan.engines import Engine, Option
+from kvplan.engines import Engine, Option, Prompt
 from kvplan.engines.policy import Budget, Case, Cases, Line, Policy, Pool, Room, Rooms, Stated
 from kvplan.engines.shapes import plain
 from kvplan.errors import InvalidInput
 from kvplan.formulas import heads_per_rank
-from kvplan.specs import FULL, Attention, Compressed, Growth, Latent, Mixer, Part, Recurrent
+from kvplan.specs import FULL, Attention, Compressed, Dense, Growth, Latent, Mixer, ModelSpec, Part, Recurrent
 
-__all__ = ["ENGINE", "OPTIONS", "parts_of", "static_parts_of", "with_options"]
+__all__ = [
+    "ALL_EXPERTS",
+    "ALL_LOGITS",
+    "EAGER",
+    "ENGINE",
+    "OPTIONS",
+    "parts_of",
+    "prompt",
+    "static_parts_of",
+    "with_options",
+]
 
 
 def parts_of(mixer: Mixer) -> tuple[Part, ...]:
@@ -79,6 +89,78 @@ def _keeps(growth: Growth) -> Growth:
         return growth
     # the class slices [-limit + 1:], and [0:] of a window of one keeps everything
     return Growth("window_transformers", growth.limit) if growth.limit > 1 else FULL
+
+
+# --- what a prompt holds at once -------------------------------------------------------------------------------------
+
+# Types whose class has no sdpa attention in 5.23 (``_supports_sdpa``): they make whole matrices of scores.
+EAGER = frozenset(
+    [
+        "big_bird", "bigbird_pegasus", "bloom", "codegen", "deepseek_v4", "flint", "gemma2", "git", "gpt_neo",
+        "gpt_neox_japanese", "gpt_oss", "gptj", "granite_swa", "granitemoe_swa", "hy_v4", "inkling2_text", "megatron-bert",
+        "mimo_v2_flash", "mpt", "mvp", "openai-gpt", "prophetnet", "rembert", "roformer", "trocr", "vaultgemma", "xglm",
+        "xlm", "xlnet",
+    ]
+)  # fmt: skip
+# Those whose softmax has a sink beside the scores.
+SINKS = frozenset(["deepseek_v4", "gpt_oss", "mimo_v2_flash"])
+# Types that run every expert over every token.
+ALL_EXPERTS = frozenset(["llama4", "llama4_text"])
+# Types whose class makes the logits of every token: it knows no ``logits_to_keep``.
+ALL_LOGITS = frozenset(["prophetnet", "trocr", "whisper", "xlstm"])
+
+
+def prompt(spec: ModelSpec, element: int, tp: int) -> Prompt:
+    """The transient tensors of each kind of layer, as the classes of 5.23 make them without kernels from elsewhere.
+
+    Read from the classes, and held against their peaks on a GPU (tests/records) and on the meta device. The residual, its
+    normed copy and two more of its width are alive in every layer.
+    """
+    residual = 4 * spec.hidden * element
+    eager = spec.model_type in EAGER
+    found: dict[str, tuple[int, int]] = {}
+
+    def take(name: str, per_token: int, per_pair: int = 0) -> None:
+        before = found.get(name, (0, 0))
+        found[name] = (max(before[0], residual + per_token), max(before[1], per_pair))
+
+    masks = set()
+    for layer in spec.layers:
+        for mixer in layer.mixers:
+            if isinstance(mixer, Recurrent):
+                take(mixer.kind, -(-mixer.scan_bytes // tp))
+                continue
+            heads = -(-mixer.heads // tp)
+            if isinstance(mixer, Attention):
+                dim = mixer.key_dim
+            else:
+                dim = mixer.nope_dim + mixer.rope_dim if isinstance(mixer, Latent) else mixer.dim
+            per_pair = 0
+            if eager:
+                # scores, masked ones, and their softmax: in float32, or where a sink takes part as they are
+                per_pair = heads * (2 * element + (element if spec.model_type in SINKS else 4))
+            elif spec.model_type == "falcon" and isinstance(mixer, Attention) and mixer.kv_heads == 1 < mixer.heads:
+                # one key head for many query heads: no fused kernel takes it, and torch's own makes scores in float32
+                per_pair = heads * 8
+            indexer = getattr(mixer, "indexer", None)
+            if indexer is not None:
+                per_pair += 8 * indexer.heads  # its scores and their positive parts, in float32
+            take("attention", 3 * heads * dim * element, per_pair)
+            window = getattr(mixer, "window", None) or getattr(mixer, "chunk", None)
+            masks.add(window)
+        for mlp in layer.mlps:
+            if isinstance(mlp, Dense):
+                take("mlp", 3 * -(-mlp.width // tp) * element)
+                continue
+            hidden = mlp.expert_hidden or spec.hidden
+            width = -(-mlp.width // tp)
+            pairs = mlp.experts if spec.model_type in ALL_EXPERTS else mlp.active
+            # inputs sorted by expert, what experts make of them, weighted and sorted back; or gate, up, and their product
+            each = max(5 * hidden, hidden + (4 if mlp.gated else 2) * width)
+            take("experts", pairs * each * element)
+    whole = len(masks) if eager or masks - {None} else 0
+    layers = tuple((name, *amounts) for name, amounts in found.items())
+    return Prompt(layers, whole, element if eager else 1, element, spec.model_type in ALL_LOGITS)
 
 
 # --- cache_implementation --------------------------------------------------------------------------------------------
@@ -281,6 +363,7 @@ ENGINE = Engine(
     utilization=1.0,
     source="transformers 5.23.0, cache_utils.py",
     parts_of=parts_of,
+    prompt=prompt,
     one_shot_prefill=True,
     prefill_storage=True,
     options=OPTIONS,

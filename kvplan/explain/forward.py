@@ -13,7 +13,7 @@ from kvplan.explain.named import Named, Step, show
 from kvplan.explain.stages import stage_words, tightest
 from kvplan.explain.text import Block, Made, counted, digits, sentence, times
 from kvplan.num import ceildiv, minimum
-from kvplan.planner import Answer, away_millionths, mlp_width, on_gpu
+from kvplan.planner import Answer, away_millionths, mlp_width, on_gpu, transients
 from kvplan.report import Report
 from kvplan.roofline import peak_flops
 from kvplan.settings import PREFILL_CHUNK, RUNTIME_SOURCE
@@ -194,27 +194,41 @@ def _storage(a: Answer, _: str) -> Iterator[Made]:
 def _activations(a: Answer, _: str) -> Iterator[Made]:
     s, spec = a.settings, a.spec
     tokens, sequences = s.context, s.rank_sequences
+    held = transients(spec, s)
     at_once = Named.of("tokens", tokens) * Named.of("sequences", sequences)
-    words = "The whole prompts run at once."
-    if not s.engine.one_shot_prefill:
+    if s.engine.prompt is not None:
+        sizes = []
+        for name, per_token, per_pair in held.layers:
+            yield sentence(f"{name}: {per_token:,} bytes per token, {per_pair:,} per pair of tokens")
+            step = show(
+                formulas.prompt_bytes, tokens=tokens, sequences=sequences, per_token=per_token, per_pair=per_pair
+            )
+            yield step
+            sizes.append(step.result.value)
+        largest = max(sizes, default=0)
+        if held.masks:
+            masks = show(formulas.masks_bytes, tokens=tokens, masks=held.masks, element=held.mask_element)
+            yield masks
+            largest += masks.result.value
+            yield sentence(f"{largest:,} bytes: the largest layer and the masks")
+    else:
         at_once = minimum(at_once, Named.of("chunk", PREFILL_CHUNK))
-        words = "Prompts are fed in chunks."
-    yield Step("tokens at once", words, at_once)
-    width = ceildiv(Named.of("MLP width", mlp_width(spec)), Named.of("tp", s.tp))
-    if s.tp > 1:
-        yield Step("width", "Of the widest MLP that one token runs through, on one rank.", width)
-    element = s.formats.compute.element_bits // 8
-    layer = show(
-        formulas.activation_bytes, tokens=at_once.value, hidden=spec.hidden, width=width.value, element=element
-    )
-    yield layer
-    largest = layer.result.value
+        yield Step("tokens at once", "Prompts are fed in chunks.", at_once)
+        width = ceildiv(Named.of("MLP width", mlp_width(spec)), Named.of("tp", s.tp))
+        if s.tp > 1:
+            yield Step("width", "Of the widest MLP that one token runs through, on one rank.", width)
+        element = s.formats.compute.element_bits // 8
+        layer = show(
+            formulas.activation_bytes, tokens=at_once.value, hidden=spec.hidden, width=width.value, element=element
+        )
+        yield layer
+        largest = layer.result.value
     if spec.has_head:
-        rows = at_once.value if s.all_logits else sequences
-        logits = show(formulas.logits_bytes, rows=rows, vocab=spec.vocab, element=element)
+        rows = at_once.value if s.all_logits or held.all_logits else sequences
+        logits = show(formulas.logits_bytes, rows=rows, vocab=spec.vocab, each=held.logit)
         yield logits
+        yield sentence(f"max({largest:,}, {logits.result.value:,}) = {max(largest, logits.result.value):,} bytes")
         largest = max(largest, logits.result.value)
-        yield sentence(f"max({layer.result.value:,}, {logits.result.value:,}) = {largest:,} bytes")
     yield largest
 
 

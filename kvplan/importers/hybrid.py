@@ -50,6 +50,7 @@ def falcon_h1(c: Config) -> ModelSpec:
         conv_bias=c.bool("mamba_conv_bias", "mamba_conv_bias" not in c.raw),  # null is false
         out_bias=c.bool("projectors_bias"),
         norm=c.bool("mamba_rms_norm"),
+        chunk=c.int("mamba_chunk_size", 256),
     )
     bias = "qkvo" if c.bool("attention_bias") else ""
     attention = grouped_attention(c, hidden, heads=32, kv_heads=kv_heads_default(c, 8), rounds=True, bias=bias)
@@ -200,7 +201,7 @@ def zamba2(c: Config) -> ModelSpec:
     state, kernel = c.int("mamba_d_state", 64), c.int("mamba_d_conv", 4)
     bias = c.bool("add_bias_linear")
     # conv_bias: the class always has one and ignores use_conv_bias
-    mixer = mamba2(hidden, heads, dim, groups, state, kernel, bias=bias, conv_bias=True)
+    mixer = mamba2(hidden, heads, dim, groups, state, kernel, bias=bias, conv_bias=True, chunk=c.int("chunk_size", 256))
     width = c.int("intermediate_size", 4 * hidden)
     rank, blocks = c.int("adapter_rank", 128), c.int("num_mem_blocks", 1, most=LAYER_LIMIT)
     adapters = c.bool("use_shared_attention_adapter")
@@ -213,7 +214,7 @@ def zamba2(c: Config) -> ModelSpec:
     # the state is inner x d_state however the heads are cut; the parameters are those of the class's cut
     c.overruled("mamba_headdim", dim)
     # unused by the class, or derived from the heads
-    c.ignore("num_query_groups", "kv_channels", "chunk_size", "use_conv_bias", "sliding_window")
+    c.ignore("num_query_groups", "kv_channels", "use_conv_bias", "sliding_window")
     default = ["hybrid" if i in ZAMBA2_HYBRID else "linear_attention" for i in range(54)]
     kinds = _zamba_kinds(c, layers, default)
     uses = [i for i, kind in enumerate(kinds) if kind == "hybrid"]
@@ -282,6 +283,7 @@ def granite_hybrid(c: Config) -> ModelSpec:
         c.int("mamba_d_conv", 4),
         bias=c.bool("mamba_proj_bias"),
         conv_bias=c.bool("mamba_conv_bias", "mamba_conv_bias" not in c.raw),  # null is false
+        chunk=c.int("mamba_chunk_size", 256),
     )
     bias = "qkvo" if c.bool("attention_bias") else ""
     attention = grouped_attention(c, hidden, heads=32, rounds=True, bias=bias)
@@ -344,6 +346,7 @@ def nemotron_h(c: Config) -> ModelSpec:
         bias=bias,
         conv_bias=c.bool("mamba_conv_bias", c.bool("use_conv_bias", True)),
         module="mixer",
+        chunk=c.int("chunk_size", 128),
     )
     # the class has no bias in attention, whatever attention_bias says
     attention = grouped_attention(c, hidden, heads=32, kv_heads=kv_heads_default(c, 8), head_dim=128, module="mixer")
@@ -372,9 +375,9 @@ def nemotron_h(c: Config) -> ModelSpec:
         extra=around,
         expert_hidden=latent,
     )
-    # sliding_window never reaches mask or cache; chunk_size is the scan's; the MTP layers are not counted; "expand"
+    # sliding_window never reaches mask or cache; the MTP layers are not counted; "expand"
     # gives way to heads * head dim
-    c.ignore("sliding_window", "chunk_size", "mtp_layers_block_type", "mtp_hybrid_override_pattern")
+    c.ignore("sliding_window", "mtp_layers_block_type", "mtp_hybrid_override_pattern")
     layer = {
         "linear_attention": Layer((mixer,), norms=hidden),
         "full_attention": Layer((attention,), norms=hidden),

@@ -95,6 +95,8 @@ def mamba1(
         state=(Part("recurrent", inner, state, "fp32", ONE),),
         mix_flops=MAMBA1_FLOPS * inner * state,
         conv_heads=inner,
+        # discretised A, discretised B and its product with the input, [inner, tokens, state] each; step, gate, input twice
+        scan_bytes=4 * inner * (3 * state + 6),
     )
 
 
@@ -112,11 +114,12 @@ def mamba2(
     norm: bool = True,
     module: str = "mamba",
     inner: int | None = None,
+    chunk: int = 256,
 ) -> Recurrent:
     """Mamba 2 (arXiv 2405.21060): a state of ``head_dim x state`` per head; x, B and C pass the convolution together.
 
     ``groups`` share B and C between heads; ``norm`` is the gated norm before the output; ``out_bias`` defaults to
-    ``bias``; ``inner`` where the class does not derive it from the heads.
+    ``bias``; ``inner`` where the class does not derive it from the heads. The scan goes by ``chunk`` tokens.
     """
     inner = inner or heads * head_dim
     channels = inner + 2 * groups * state
@@ -135,6 +138,8 @@ def mamba2(
         state=(Part("recurrent", heads, inner // heads * state, "fp32", ONE),),
         mix_flops=MAMBA2_FLOPS * inner * state,
         conv_heads=heads,
+        # decays within a chunk, their exponential and the weights; B and C repeated per head, and what becomes of them; x
+        scan_bytes=4 * heads * (3 * chunk + 6 * state + 4 * (inner // heads)),
     )
 
 
@@ -169,6 +174,8 @@ def gated_delta(
         state=(Part("recurrent", value_heads, key_dim * value_dim, "fp32", ONE),),
         mix_flops=DELTA_FLOPS * value_heads * key_dim * value_dim,
         conv_heads=key_heads,
+        # queries, keys and values per value head, scaled, decayed and as chunks see them: 13 copies in all
+        scan_bytes=4 * 13 * value_heads * value_dim,
     )
 
 

@@ -48,8 +48,8 @@ def mamba_2(c: Config) -> ModelSpec:
         bias=c.bool("use_bias"),
         conv_bias=c.bool("use_conv_bias", True),
         module="mixer",
+        chunk=c.int("chunk_size", 256),  # nothing of it is kept
     )
-    c.ignore("chunk_size")  # the scan's working chunk: nothing of it is kept
     layer = Layer((mixer,), norms=hidden)
     return decoder(c, hidden, (layer,) * layers, vocab=32768, prefix="backbone.layers")
 
