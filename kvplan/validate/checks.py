@@ -100,8 +100,11 @@ def check(
         rows.append(_row(case, case.context, "correct", limit, error, "within" if error <= limit else "failed", note))
         if rows[0].verdict == "failed":
             return rows
-    rows += _bytes(case, made, tokens, memory)
-    rows += _flops(case, made, tokens)
+    found, sizes = _bytes(case, made, tokens, memory)
+    rows += found + _flops(case, made, tokens)
+    if memory is not None:
+        del made, model, tokens
+        rows.append(_segments(case, sizes, memory))
     return rows
 
 
@@ -144,7 +147,15 @@ def _error(case: Case, made: Built, tokens: torch.Tensor) -> float:
     return float((difference.norm() / wanted.norm()).item())
 
 
-def _bytes(case: Case, made: Built, tokens: torch.Tensor, memory: Allocator | None) -> list[Row]:
+class Sizes(NamedTuple):
+    """Bytes of the tensors that a cache consists of at a context, as predicted and as they are."""
+
+    context: int
+    predicted: list[int]
+    held: list[int]
+
+
+def _bytes(case: Case, made: Built, tokens: torch.Tensor, memory: Allocator | None) -> tuple[list[Row], Sizes]:
     """Storages after the prompt and after every step; the allocator's own count of what the prompt left."""
     model = made.model
     whole = case.context + case.steps
@@ -184,23 +195,21 @@ def _bytes(case: Case, made: Built, tokens: torch.Tensor, memory: Allocator | No
         row = _row(case, at, "kv.bytes_per_gpu", predicted.bytes_per_gpu, storage_bytes(model.cache_tensors()))
         if row.verdict == "wrong" or i == case.steps - 1:
             rows.append(row)
-    return rows if memory is None else [*rows, _segments(case, made, predicted, at, memory)]
+    kept = [size for t in model.cache_tensors() if (size := t.untyped_storage().nbytes())]
+    return rows, Sizes(at, [size for size in part_bytes(predicted, at) if size], kept)
 
 
-def _segments(case: Case, made: Built, predicted: Answer, at: int, memory: Allocator) -> Row:
-    """What the allocator reserves for caches of these sizes once all that it kept of the run has gone back."""
-    model = made.model
-    held = [size for t in model.cache_tensors() if (size := t.untyped_storage().nbytes())]
-    parts = [size for size in part_bytes(predicted, at) if size]
-    model.forget()
+def _segments(case: Case, sizes: Sizes, memory: Allocator) -> Row:
+    """What the allocator reserves for tensors of a cache's sizes, once the model is gone and what it kept has gone back."""
     memory.give_back()
     before = memory.phase()
-    again = [torch.empty(size, dtype=torch.uint8, device=model.device) for size in held]
+    again = [torch.empty(size, dtype=torch.uint8, device=memory.device) for size in sizes.held]
     phase = memory.phase().since(before)
     del again
     # a packed part is several tensors: their sum is what was predicted
-    size, verdict, note = reserved(parts if len(parts) == len(held) else held, phase.reserved, before.spare)
-    return _row(case, at, "cuda reserved", size, phase.reserved, verdict, note)
+    parts = sizes.predicted if len(sizes.predicted) == len(sizes.held) else sizes.held
+    size, verdict, note = reserved(parts, phase.reserved, before.spare)
+    return _row(case, sizes.context, "cuda reserved", size, phase.reserved, verdict, note)
 
 
 def _counters(
@@ -235,7 +244,7 @@ def reserved(sizes: list[int], measured: int, spare: int) -> tuple[int, str, str
     predicted = sum(each * count for each, count in made.items())
     low, high = predicted - spare - sum(made), predicted + sum(made)
     verdict = "exact" if predicted == measured else "within" if low <= measured <= high else "wrong"
-    return predicted, verdict, f"within one segment of each size, less {spare:,} B that are free beside weights"
+    return predicted, verdict, f"within one segment of each size, less {spare:,} B that are free beside what is there"
 
 
 def part_bytes(answer: Answer, context: int) -> list[int]:

@@ -21,10 +21,13 @@ from xml.etree import ElementTree
 from kvplan.errors import InvalidInput
 from kvplan.version import __version__
 
-__all__ = ["BAD", "Record", "Row", "environment", "junit", "replay", "written"]
+__all__ = ["BAD", "NEAR", "Record", "Row", "environment", "junit", "replay", "written"]
 
 # exact: equal; within: inside the tolerance that the row states; reported: nothing was claimed; skipped: named why
 BAD = frozenset({"wrong", "failed"})
+# terms that are estimates, and how far off they may be either way
+ESTIMATES = frozenset({"activations/peak", "runtime/context"})
+NEAR = 2
 
 
 class Row(NamedTuple):
@@ -175,11 +178,20 @@ def _row(raw: dict[str, Any]) -> Row:
     return Row(**{name: raw[name] for name in Row._fields if name in raw})
 
 
-def asked(plan: dict[str, Any], quantity: str) -> Any:
-    """The number that kvplan gives today for a row's question; None where the quantity is no path of an answer."""
+def asked(plan: dict[str, Any], quantity: str, configs: dict[str, Any] | None = None) -> Any:
+    """The number that kvplan gives today for a row's question: a path in its answer, or the path of a term (with a slash).
+
+    ``configs`` are those that the record holds, by the names that its rows give as model. None where the quantity is neither.
+    """
     from kvplan.api import plan as ask
 
-    found: Any = ask(**plan).to_dict()
+    question = {**plan, "model": (configs or {}).get(str(plan.get("model")), plan.get("model"))}
+    if "/" in quantity:
+        room: dict[str, Any] = (
+            {} if "gpu" in plan else {"memory": 2**50}
+        )  # terms beside the cache are those of a memory
+        return next((term.value for term in ask(**question, **room).terms if term.path == quantity), None)
+    found: Any = ask(**question).to_dict()
     for name in quantity.split("."):
         if not isinstance(found, dict) or name not in found:
             return None
@@ -188,12 +200,19 @@ def asked(plan: dict[str, Any], quantity: str) -> Any:
 
 
 def replay(record: dict[str, Any]) -> Iterator[Row]:
-    """Rows of a record whose prediction is another one today, with today's number as ``predicted`` and verdict ``wrong``."""
+    """Rows of a record that today's formulas contradict, with today's number as ``predicted`` and verdict ``wrong``.
+
+    What was exact must be the same number; an estimate that was near what was measured must still be (half to twice).
+    """
+    configs = record.get("notes", {}).get("configs", {})
     for row in map(_row, record["rows"]):
-        if row.predicted is None or "." not in row.quantity:
+        if row.predicted is None or not row.plan or ("." not in row.quantity and "/" not in row.quantity):
             continue
-        today = asked(row.plan, row.quantity)
-        if today != row.predicted:
+        today = asked(row.plan, row.quantity, configs)
+        if today is None or today == row.predicted:
+            continue
+        estimate = row.quantity in ESTIMATES and row.measured is not None
+        if not (estimate and today / NEAR <= row.measured <= today * NEAR):
             yield row._replace(predicted=today, verdict="wrong", note=f"the record holds {row.predicted}")
 
 

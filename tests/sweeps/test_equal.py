@@ -219,7 +219,7 @@ def test_buffers_that_fill_and_empty_are_walked_back_as_in_a_plan() -> None:
     weights = kvplan.plan("deepseek-v4-pro").answer.weights
     assert weights
     for step in range(24):
-        memory = weights.total + 8 * 2**30 + step * 2**20  # five prompts' scores among it
+        memory = weights.total + 16 * 2**30 + step * 2**20  # five prompts' scores among it
         flags: dict[str, Any] = {"engine": "transformers", "memory": memory, "runtime_overhead": 0, "context": 1}
         for row in kvplan.sweep("deepseek-v4-pro", batch="1,2,5", columns="max_context", **flags).rows():
             plan = kvplan.plan("deepseek-v4-pro", batch=row["batch"], **flags)

@@ -14,11 +14,10 @@ from kvplan.catalog import model_preset
 from kvplan.importers.files import parse_object
 from kvplan.validate.gpu.task import Bench, Task
 from kvplan.validate.measure import storage_bytes
-from kvplan.validate.records import Row
+from kvplan.validate.records import NEAR, Row
 
 __all__ = ["SHAPES", "Shape", "configured", "tasks"]
 
-NEAR = 2  # how far the estimate of a peak may be off, either way
 HEADROOM = 0.75  # of the free memory may be weights: caches and prompts need the rest
 JUDGED = 256  # tokens from which on a peak says something of the estimate, not of what a prompt takes anyway
 
@@ -189,6 +188,8 @@ def observed(bench: Bench, shape: Shape) -> Iterator[Row]:
                 near = estimate and estimate / NEAR <= peak <= estimate * NEAR
                 note = "peak of the prompt above weights and cache"
                 yield row("activations/peak", estimate, peak, "within" if near else "wrong", note, **asked)
+                segments = "the same in segments that the allocator took"
+                yield row("reserved at the peak", None, phase.peak_taken - unique, "reported", segments, **asked)
             del out
             huggingface.run(model, ids[:, :1], last=True, **{keyword: cache})
             after = {**asked, "context": context + 1}

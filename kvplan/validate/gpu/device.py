@@ -17,7 +17,7 @@ from kvplan.validate.allocator import Allocator
 from kvplan.validate.checks import DTYPES
 from kvplan.validate.gpu.task import Bench, Task, fact
 from kvplan.validate.measure import Ceilings, seconds
-from kvplan.validate.records import Row
+from kvplan.validate.records import NEAR, Row
 from kvplan.validate.timing import ceilings_dtype
 
 __all__ = ["ceilings", "tasks"]
@@ -84,7 +84,7 @@ def share(bench: Bench) -> Iterator[Row]:
         )
         return
     predicted = RUNTIME_BYTES.get(found.kind if found else "", RUNTIME_DEFAULT)
-    near = predicted / 2 <= outside <= predicted * 2
+    near = predicted / NEAR <= outside <= predicted * NEAR
     asked = {"model": "llama-3.1-8b", "gpu": found.name, "context": 1} if found else {}
     note = "context and libraries, outside torch's allocator: an estimate, half to twice of it"
     yield Row(

@@ -29,7 +29,9 @@ def tasks(device: str) -> tuple[list[Task], list[Task]]:
         Task("schemes", case.name, scheme, {"case": case._replace(proved=True), "twin": twins.get(case.name)}, 25.0)
         for case in ordered
     ]
-    return (made[:first], made[first:]) if device == "cuda" else (made[:first:REHEARSED], [])
+    if device == "cpu":
+        return made[:first:REHEARSED], [made[first]._replace(stage="more")]
+    return made[:first], [task._replace(stage="more") for task in made[first:]]
 
 
 def scheme(bench: Bench, case: Case, twin: Case | None) -> Iterator[Row]:

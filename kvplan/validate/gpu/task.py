@@ -17,6 +17,7 @@ STAGES = {
     "schemes": "every scheme at real widths through the small transformer",
     "ends": "where memory ends: the largest batch under seven ways of sharing",
     "times": "seconds beside the bound at the measured ceilings",
+    "more": "the schemes at other lengths and in other dtypes, as time allows",
 }
 
 Facts = dict[str, dict[str, Any]]
