@@ -29,21 +29,31 @@ from kvplan.validate.measure import out_of_memory, seconds, storage_bytes
 from kvplan.validate.records import Row, said
 from kvplan.validate.transformer import Transformer
 
-__all__ = ["Overhead", "attempt", "boundary", "largest_running", "overhead"]
+__all__ = [
+    "Attempt",
+    "Boundary",
+    "Overhead",
+    "attempt",
+    "boundary",
+    "decoding",
+    "held_at",
+    "largest_running",
+    "overhead",
+]
 
 STEPS, RUNS = 2, 5
 
 
 class Attempt(NamedTuple):
-    """What one process reports: whether it ran, and bytes of weights, caches and the peak beside them."""
+    """What one process reports: whether it ran, and bytes of weights, caches and what lies beside them."""
 
     ran: bool
     weights: int = 0
     caches: int = 0
-    beside: int = 0  # peak less weights and caches: transients, workspaces; on a CPU what the allocator maps besides
-    outside: int = 0  # CUDA contexts (the parent's too) and libraries, outside torch's allocator
+    beside: int = 0  # at most, in a step: transients; on a CPU what the allocator maps besides
+    outside: int = 0  # what does not grow: contexts (the parent's too) and libraries outside torch, workspaces in it
     segments: int = 0  # newly reserved for the caches
-    spare: int = 0  # free before that, in segments that weights lie in: a cache may lie there too
+    spare: int = 0  # free before that, in segments that weights lie in: transients, and a cache, may lie there
     step: float = 0.0  # seconds of a decode step
     total: int = 0  # memory of the device, or the budget
 
@@ -105,10 +115,11 @@ def held_at(made: Built, case: Case, memory: Allocator, weights: int) -> Attempt
     after = memory.phase()
     held = model.cache_tensors()
     free, total = memory.free()
-    outside = total - free - after.taken
-    # caches count as what they take of the device, as in the prediction, so that only what is beside them is fitted
-    beside = after.peak_taken - weights - memory.takes(t.untyped_storage().nbytes() for t in held)
-    return Attempt(True, weights, storage_bytes(held), beside, outside, segments, before.spare, step, total)
+    # blocks that nothing uses go back to the device before it is full, so what counts of a step is what it uses
+    beside = after.peak - after.allocated
+    outside = total - free - after.taken + before.allocated - weights
+    spare = before.taken - before.allocated
+    return Attempt(True, weights, storage_bytes(held), beside, outside, segments, spare, step, total)
 
 
 def _steps(made: Built, case: Case, *, allocated: bool = False) -> float:
@@ -191,10 +202,16 @@ def largest_running(runs: Callable[[int], bool], guess: int, slack: int) -> tupl
 
 
 class Overhead(NamedTuple):
-    """Bytes beside weights and caches: fixed, and for each unit of what grows."""
+    """Bytes beside weights and caches: what does not grow, what is free beside weights, and a line through what a step uses."""
 
-    fixed: int
+    outside: int
+    spare: int
+    fixed: float
     each: float
+
+    def at(self, n: int) -> float:
+        """Bytes at a size: what a step uses lies in what is free beside weights as far as that goes."""
+        return self.outside + max(self.spare, self.fixed + self.each * n)
 
 
 def overhead(
@@ -205,7 +222,7 @@ def overhead(
     if not (low.ran and high.ran):
         raise Unsupported(f"{axis} = {small[1]} does not run: no room to measure what a step needs beside the cache")
     each = max((high.beside - low.beside) / (small[1] - small[0]), 0.0)
-    return Overhead(round(high.beside + high.outside - each * small[1]), each), high
+    return Overhead(high.outside, high.spare, high.beside - each * small[1], each), high
 
 
 class Boundary(NamedTuple):
@@ -237,12 +254,12 @@ def boundary(
     ask = attempts or (lambda plan_of: run(plan_of, device, budget))
     total = total or budget or torch.cuda.mem_get_info()[1] - 2 * plan(**base).answer.profile.parameters
     takes = takes or (filled if device == "cuda" else pages)
-    alone = largest_fitting(base, axis, total, 0.0, takes)
+    alone = largest_fitting(base, axis, total, Overhead(0, 0, 0.0, 0.0), takes)
     if alone is None:
         return Boundary(Row(_name(base, axis), base, f"max {axis}", None, None, "skipped", "nothing grows"), base, None)
     beside, seen = overhead(base, ask, axis, (max(alone // 2, 1), max(alone * 3 // 4, 2)))
-    room = (budget if budget is not None else seen.total - seen.weights) - beside.fixed
-    predicted = largest_fitting(base, axis, room, beside.each, takes) or 0
+    room = budget if budget is not None else seen.total - seen.weights
+    predicted = largest_fitting(base, axis, room, beside, takes) or 0
 
     last: dict[int, Attempt] = {}
 
@@ -256,9 +273,9 @@ def boundary(
     measured = found * unit
     close = abs(measured - predicted) <= max(unit, predicted // 100)
     note = (
-        f"{tried + 2} attempts; beside weights ({seen.weights:,} B) and caches {beside.fixed:,} B and {beside.each:,.0f} B "
-        f"per {axis} were measured and subtracted from {seen.total or budget:,} B"
-        + (f"; {seen.outside:,} B of them lie outside torch: contexts and libraries" if device == "cuda" else "")
+        f"{tried + 2} attempts; measured and subtracted from {seen.total or budget:,} B: weights {seen.weights:,} B, contexts, "
+        f"libraries and workspaces {beside.outside:,} B, and the larger of {beside.spare:,} B that are free beside weights "
+        f"and what a step uses, {beside.fixed:,.0f} B and {beside.each:,.0f} B per {axis}"
     )
     verdict = "exact" if measured == predicted else "within" if close else "wrong"
     row = Row(_name(base, axis), base, f"max {axis}", predicted, measured, verdict, note)
@@ -292,13 +309,13 @@ def _rows(case: str, at: dict[str, Any], found: Attempt | None) -> tuple[Row, ..
 
 
 def largest_fitting(
-    base: dict[str, Any], axis: str, room: int, each: float, takes: Callable[[Iterable[int]], int]
+    base: dict[str, Any], axis: str, room: int, beside: Overhead, takes: Callable[[Iterable[int]], int]
 ) -> int | None:
     """The largest n whose caches, by kvplan's bytes, and transients lie in ``room``; None where nothing grows."""
 
     def fits(n: int) -> bool:
         answer = plan(**{**base, axis: n}).answer
-        return takes(part_bytes(answer, answer.settings.context)) + each * n <= room
+        return takes(part_bytes(answer, answer.settings.context)) + beside.at(n) <= room
 
     low, high = 0, 1
     while fits(high):

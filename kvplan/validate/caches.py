@@ -210,9 +210,11 @@ class Placed:
     def __init__(self, near: Column, far: Column, share: float) -> None:
         self.near, self.far, self.share = near, far, share
         self.rows = 0
+        self.device: torch.device | None = None  # where what is computed lies
 
     def append(self, new: Tensor) -> None:
         """Parts the rows between the two places."""
+        self.device = new.device
         self.rows = round(new.shape[0] * (1 - self.share))
         if abs(self.rows - new.shape[0] * (1 - self.share)) > 1e-6:
             raise Unsupported(
@@ -227,8 +229,7 @@ class Placed:
         """All rows on the device."""
         pieces = [self.near.read()] if self.rows else []
         if next(self.far.tensors(), None) is not None:
-            far = self.far.read()
-            pieces.append(far.to(pieces[0].device) if pieces else far)
+            pieces.append(self.far.read().to(self.device))
         return torch.cat(pieces)
 
     def keep(self, positions: Tensor) -> None:

@@ -19,7 +19,7 @@ from kvplan.validate.recompute import recompute
 from kvplan.validate.records import Row
 from kvplan.validate.transformer import Formats, Transformer
 
-__all__ = ["DTYPES", "TOLERANCE", "built", "check", "part_bytes", "reserved", "spec_of"]
+__all__ = ["DTYPES", "TOLERANCE", "built", "check", "part_bytes", "proof", "reserved", "spec_of"]
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NUMBERS = (
@@ -93,11 +93,7 @@ def check(
     tokens = _tokens(case, made.spec.vocab, device)
     rows = []
     if not case.proved:
-        limit = (LOOSE if loose(case) else TOLERANCE)[case.plan["dtype"]]
-        error = _error(case, made, tokens)
-        note = "relative difference of cached decode's logits from the definition's"
-        # NaN is no match
-        rows.append(_row(case, case.context, "correct", limit, error, "within" if error <= limit else "failed", note))
+        rows.append(_proof(case, made, tokens))
         if rows[0].verdict == "failed":
             return rows
     found, sizes = _bytes(case, made, tokens, memory)
@@ -106,6 +102,20 @@ def check(
         del made, model, tokens
         rows.append(_segments(case, sizes, memory))
     return rows
+
+
+def proof(case: Case, device: str) -> Row:
+    """Whether the logits of a configuration are right: all that ``check`` says of a cache before it is measured."""
+    made = built(case, device)
+    return _proof(case, made, _tokens(case, made.spec.vocab, device))
+
+
+def _proof(case: Case, made: Built, tokens: torch.Tensor) -> Row:
+    limit = (LOOSE if loose(case) else TOLERANCE)[case.plan["dtype"]]
+    error = _error(case, made, tokens)
+    note = "relative difference of cached decode's logits from the definition's"
+    # NaN is no match
+    return _row(case, case.context, "correct", limit, error, "within" if error <= limit else "failed", note)
 
 
 def _tokens(case: Case, vocab: int, device: str) -> torch.Tensor:

@@ -139,8 +139,7 @@ def _kept(result: Result, name: str, junit_path: str | None) -> Result:
 
 
 def _gpu(device: str, minutes: float | str | None, place: Path | None, resume: bool, junit_path: str | None) -> Result:
-    """The bounded suite, in worker processes of its own."""
-    _huggingface()
+    """The bounded suite, in worker processes of its own; its rows say where transformers is not installed."""
     from kvplan.validate.gpu import MINUTES, run_gpu
 
     try:

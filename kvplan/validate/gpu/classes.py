@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import kvplan
 from kvplan.catalog import model_preset
+from kvplan.errors import MissingExtra
 from kvplan.importers.files import parse_object
 from kvplan.validate.gpu.task import Bench, Task
 from kvplan.validate.measure import storage_bytes
@@ -137,9 +138,13 @@ def fitting(shape: Shape, device: str, room: int) -> dict[str, Any]:
 def observed(bench: Bench, shape: Shape) -> Iterator[Row]:
     """Parameters of the class as it is built, then caches and peaks of every prompt."""
     import torch
-    import transformers
 
-    from kvplan.validate import huggingface
+    try:
+        import transformers
+
+        from kvplan.validate import huggingface
+    except ImportError:
+        raise MissingExtra("transformers' classes", "reference") from None
 
     device, memory = bench.device, bench.allocator
     memory.give_back()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvplan.validate.cases import REAL, TOY, Case, ci_cases, covering
-from kvplan.validate.checks import check
+from kvplan.validate.checks import check, proof
 from kvplan.validate.gpu.task import Bench, Task
 from kvplan.validate.records import BAD, Row
 
@@ -37,9 +37,9 @@ def tasks(device: str) -> tuple[list[Task], list[Task]]:
 def scheme(bench: Bench, case: Case, twin: Case | None) -> Iterator[Row]:
     """The logits of the same scheme at small widths; then bytes, counters and FLOPs at these widths."""
     if twin is not None:
-        small = [row for row in check(twin, bench.device) if row.quantity == "correct" or row.verdict in BAD]
-        yield from (row._replace(note=f"at {row.case}: {row.note}") for row in small)
-        if any(row.verdict in BAD for row in small):
+        row = proof(twin, bench.device)
+        yield row._replace(note=f"at {row.case}: {row.note}")
+        if row.verdict in BAD:
             return
     bench.allocator.give_back()
     with bench.allocator.watching():

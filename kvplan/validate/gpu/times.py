@@ -18,16 +18,21 @@ def tasks(device: str) -> list[Task]:
     """One task a scheme, at one sequence and, for a step, at eight."""
     chosen = TIMED if device == "cuda" else TIMED[:4]
     context = {} if device == "cuda" else {"context": 256}
+    made = [
+        asked_of(device, scheme, batch=batch, **context)
+        for batch in ((1, 8) if device == "cuda" else (1,))
+        for scheme in chosen
+    ]
+    worst = 45.0 if device == "cuda" else 20.0
     return [
         Task(
             "times",
-            f"time: {scheme} b{batch}",
+            f"time: {plan['scheme'] or 'mha'} b{plan['batch']}",
             seconds_of,
-            {"asked": asked_of(device, scheme, batch=batch, **context), "prompt": batch == 1},
-            45.0 if device == "cuda" else 20.0,
+            {"asked": plan, "prompt": plan["batch"] == 1},
+            worst,
         )
-        for batch in ((1, 8) if device == "cuda" else (1,))
-        for scheme in chosen
+        for plan in made
     ]
 
 
