@@ -18,15 +18,25 @@ from kvplan.api import plan
 from kvplan.comparison import Comparison
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
 from kvplan.explain import explain
+from kvplan.figures.checks import BAD
 from kvplan.report import Report
 from kvplan.reproduce import Row, reproduce
-from kvplan.units import BINARY, DECIMAL, format_bytes, format_count, format_parameters, format_si, parse_count
+from kvplan.units import (
+    BINARY,
+    DECIMAL,
+    format_bytes,
+    format_count,
+    format_parameters,
+    format_seconds,
+    format_si,
+    parse_count,
+)
 
 __all__ = [
     "BATCHES", "CONTEXTS", "MENU", "NOTHING", "UNITS", "WORDS", "chain", "command_line", "config", "count", "counted",
-    "figures", "fits", "headroom", "link", "listing", "matching", "measured", "members", "named", "naming", "on_gpus",
-    "options", "packed", "printed", "provenance", "published", "ranks", "read_link", "rows", "short", "shown",
-    "unpacked", "worked",
+    "denied", "device", "facts", "figures", "fits", "headroom", "link", "listing", "matching", "measured", "members",
+    "named", "naming", "on_gpus", "options", "packed", "printed", "provenance", "published", "ranks", "read_link",
+    "rows", "short", "shown", "unpacked", "worked",
 ]  # fmt: skip
 
 UNITS = {"GiB": BINARY, "GB": DECIMAL}
@@ -395,18 +405,82 @@ def naming(rows: Iterable[Row], words: str) -> list[Row]:
 
 
 def shown(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of records as a table: what was asked is in the case's name already."""
+    """The rows of records as a table, those that say no first: what was asked is in the case's name already."""
+    found = [(device(record), row) for record in records for row in record["rows"]]
+    stages = ("stage",) if any(row.get("stage") for _, row in found) else ()
+    columns = (*stages, "case", "quantity", "predicted", "measured", "ratio", "verdict", "note")
     return [
-        {"device": record["device"], **{name: value for name, value in row.items() if name != "plan"}}
-        for record in records
-        for row in record["rows"]
+        {**{name: row.get(name, "") for name in columns}, "device": where}
+        for where, row in sorted(found, key=lambda pair: pair[1]["verdict"] not in BAD)
     ]
 
 
+def denied(records: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
+    """The rows that say no, in words: what was compared where, and what the run noted about it."""
+    return [
+        {"said": _said(row, device(record)), "note": row["note"]}
+        for record in records
+        for row in record["rows"]
+        if row["verdict"] in BAD
+    ]
+
+
+def _said(row: dict[str, Any], where: str) -> str:
+    numbers = [f"{name} {_number(row[name])}" for name in ("predicted", "measured") if row[name] is not None]
+    compared = f"{row['quantity']}: {', '.join(numbers)}" if numbers else row["quantity"]
+    stage = f", stage {row['stage']}" if row.get("stage") else ""
+    return f"{row['verdict']} · {row['case']} · {compared} ({where}{stage})"
+
+
+def _number(value: float | int) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def device(record: dict[str, Any]) -> str:
+    """What a record was made on: the name of its accelerator, where it has one."""
+    return str(record.get("device_name") or record["device"])
+
+
+def facts(record: dict[str, Any], units: str = "GiB") -> list[dict[str, str]]:
+    """What a record measured of its device itself, as a table; empty where it has no facts.
+
+    >>> facts({"notes": {"facts": {"rate/copy": {"value": 2.978e12, "unit": "bytes/s", "source": "15 copies"}}}})
+    [{'path': 'rate/copy', 'value': '2.98', 'unit': 'TB/s', 'source': '15 copies'}]
+    """
+    found = record.get("notes", {}).get("facts", {})
+    table = []
+    for path, fact in found.items():
+        value, unit = _readable(fact["value"], fact["unit"], UNITS[units])
+        table.append({"path": path, "value": value, "unit": unit, "source": fact["source"]})
+    return table
+
+
+def _readable(value: Any, unit: str, sizes: dict[str, int]) -> tuple[str, str]:
+    """A number and its unit for people: 85017493504 bytes are 79.18 GiB."""
+    if not isinstance(value, (int, float)):
+        return ("" if value is None else str(value)), unit
+    if unit == "bytes":
+        text = format_bytes(int(value), sizes)
+    elif unit.endswith("/s"):
+        text = format_si(value, unit.replace("bytes", "B"))
+    elif unit in ("s", "seconds"):
+        text = format_seconds(value)
+    else:
+        return _number(value), unit
+    number, _, named_unit = text.rpartition(" ")
+    return number, named_unit
+
+
 def provenance(record: dict[str, Any]) -> str:
-    """Where a record was made, in one line."""
-    made = f"suite {record['suite']} on {record['device']}, {record['date']}, torch {record['torch']}, commit {record['git'][:12]}"
-    return f"{made}: {len(record['rows']):,} rows shown"
+    """Where and with what a record was made, and how many of its rows say what, in one line."""
+    labels = {"driver": "driver", "cuda": "CUDA", "torch": "torch"}
+    made = [f"suite {record['suite']} on {device(record)}", record["date"]]
+    made += [f"{label} {record[key]}" for key, label in labels.items() if record.get(key)]
+    made += [f"commit {record['git'][:12]}"] if record.get("git") else []
+    verdicts = Counter(row["verdict"] for row in record["rows"]).most_common()
+    n_rows = len(record["rows"])
+    said = f"{', '.join(made)}: {n_rows:,} row{'s' if n_rows != 1 else ''} shown"
+    return ", ".join([said, *(f"{n:,} {verdict}" for verdict, n in verdicts)])
 
 
 def counted(values: Iterable[Any]) -> list[dict[str, Any]]:

@@ -1,10 +1,14 @@
 """Validation: what runs measured, and what engines printed, beside what was predicted."""
 
+import html
+
 import question
 import show
 import streamlit as st
 
 from kvplan import page
+
+COMMAND = "kvplan validate --suite ci --device cpu && kvplan validate --show tests/records/h100.json && kvplan reproduce engines"
 
 
 def view() -> None:
@@ -18,10 +22,52 @@ def view() -> None:
         return
     for record in records:
         st.caption(page.provenance(record))
+    denied(page.denied(records))
     show.picture(page.figures.measured(records, question.look()), "measured")
     show.table(rows, "measured-rows")
+    for record in records:
+        facts(page.facts(record, question.units()), page.device(record))
     st.subheader("What engines printed")
     printed = page.printed()
     show.table(printed, "printed-rows")
     show.table(page.counted((row["engine"], row["outcome"]) for row in printed), "printed-outcomes", width="content")
-    show.foot("kvplan validate --suite ci --device cpu && kvplan reproduce engines")
+    show.foot(COMMAND)
+
+
+def denied(rows: list[dict[str, str]]) -> None:
+    """What says no, each with its note in full, so that nobody searches the table for it."""
+    if not rows:
+        return
+    st.subheader("Rows that say no")
+    region(
+        "Rows that say no",
+        "".join(
+            f'<div class="verdict no">✘ {html.escape(row["said"])}<small>{html.escape(row["note"])}</small></div>'
+            for row in rows
+        ),
+    )
+
+
+def facts(rows: list[dict[str, str]], device: str) -> None:
+    """What was measured of a device itself."""
+    if not rows:
+        return
+    st.subheader(f"Measured of {device}")
+    # lines break, so that a phone shows the values beside their names
+    cell = "style='text-align: left; white-space: normal'"
+    head = "".join(f"<th scope='col' {cell}>{name}</th>" for name in rows[0])
+    body = "".join(
+        f"<tr>{''.join(f'<td {cell}>{html.escape(text)}</td>' for text in row.values())}</tr>" for row in rows
+    )
+    region(
+        f"Measured of {device}",
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
+        "max-height: none",
+    )
+
+
+def region(label: str, body: str, look: str = "") -> None:
+    """A part of the page that scrolls by itself, with the keyboard too."""
+    st.html(
+        f'<div class="scroll" style="{look}" tabindex="0" role="region" aria-label="{html.escape(label)}">{body}</div>'
+    )

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kvplan.figures.chart import PLAIN, Chart, Look, chart, escape, size_ticks
+from kvplan.figures.chart import NARROW, PLAIN, SMALL, Chart, Look, chart, escape, folded, size_ticks
 from kvplan.figures.roofline import _decades
 from kvplan.figures.schemes import front
 from kvplan.reproduce import OUTCOMES, Quality, Row
 
 __all__ = ["measured", "published", "quality"]
 
+BAD = frozenset({"wrong", "failed"})  # verdicts of a record's rows that say no
 # The lines of a record that are no predictions but tests of the run itself.
 NO_PREDICTION = frozenset({"correct"})
+# Times and rates stand beside bounds, which nothing has to equal.
+BOUND = re.compile(r"\bseconds?\b|/s$")
+# A legend of every quantity would be longer than the picture is high: what a series holds, by how its quantities begin.
+SERIES = {
+    "KV cache": ("kv.",),
+    "allocator": ("cuda ", "allocator "),
+    "FLOPs": ("flops.",),
+    "weights and parameters": ("weights.", "model."),
+    "largest batch": ("max batch",),
+    "other quantities": ("",),
+}
 
 
 def _scatter(
@@ -34,7 +48,8 @@ def _scatter(
     for i, (group, found) in enumerate(groups.items()):
         marker = look.marker(i, size=8, opacity=0.85)
         if group in bad:
-            marker |= {"color": theme.bad, "symbol": "x", "size": 11}
+            # edged, because a series of the palette may have the same colour
+            marker |= {"color": theme.bad, "symbol": "x", "size": 12, "line": {"color": theme.ink, "width": 1.5}}
         traces.append(
             {
                 "type": "scatter", "mode": "markers", "name": escape(f"{group} ({sum(row['count'] for row in found)})"),
@@ -95,51 +110,73 @@ def published(rows: Sequence[Row], look: Look = PLAIN) -> Chart:
 
 
 def measured(records: Sequence[Mapping[str, Any]], look: Look = PLAIN) -> Chart:
-    """What runs measured against what kvplan predicts, by quantity; equal pairs are one point that counts them.
+    """What runs measured against what kvplan predicts, a series per kind of quantity; equal pairs are one point that counts them.
 
     ``records`` are those that ``kvplan validate --record`` writes (``kvplan.validate.records.read``). Rows: case, quantity,
-    predicted, measured, ratio, verdict, note, device.
+    predicted, measured, ratio, verdict, note, device, of bytes, FLOPs and counts that were predicted: neither bounds of
+    times and rates nor what was measured alone.
     """
-    rows: list[dict[str, Any]] = []
-    points: dict[str, dict[tuple[float, float], list[dict[str, Any]]]] = {}
-    for record in records:
-        device = record.get("device_name") or record.get("device") or ""
-        for row in record["rows"]:
-            if row["quantity"] in NO_PREDICTION:
-                continue
-            kept = {
-                key: row.get(key) for key in ("case", "quantity", "predicted", "measured", "ratio", "verdict", "note")
-            }
-            rows.append({**kept, "device": device})
-            if not (row["predicted"] and row["measured"] and row["predicted"] > 0 and row["measured"] > 0):
-                continue
-            group = row["verdict"] if row["verdict"] in ("wrong", "failed") else row["quantity"]
-            pair = (float(row["predicted"]), float(row["measured"]))
-            points.setdefault(group, {}).setdefault(pair, []).append(row)
-    groups = {
-        group: [
-            {
-                "x": pair[0], "y": pair[1], "count": len(found),
-                "said": f"{escape(str(found[0]['case']))}" + (f" and {len(found) - 1} more" if len(found) > 1 else "")
-                + f"<br>{escape(found[0]['quantity'])}: predicted {found[0]['predicted']:,}<br>measured {found[0]['measured']:,}"
-                + f"<br>{escape(found[0]['verdict'])}",
-            }
-            for pair, found in pairs.items()
-        ]
-        for group, pairs in points.items()
-    }  # fmt: skip
-    exact = sum(row["verdict"] == "exact" for row in rows)
-    devices = ", ".join(dict.fromkeys(str(row["device"]) for row in rows))
+    told = ("case", "quantity", "predicted", "measured", "ratio", "verdict", "note")
+    rows = [
+        {**{key: row.get(key) for key in told}, "device": record.get("device_name") or record.get("device") or ""}
+        for record in records
+        for row in record["rows"]
+        if _is_prediction(row)
+    ]
     return _scatter(
         "measured",
         "Measured against predicted",
-        f"{len(rows):,} numbers, {exact:,} equal to the last digit; {devices}",
+        _summary(rows, records),
         rows,
-        groups,
+        {series: [_point(*pair) for pair in pairs.items()] for series, pairs in _pairs(rows).items()},
         ("predicted by kvplan", "measured"),
-        frozenset({"wrong", "failed"}),
+        BAD,
         look,
     )
+
+
+def _is_prediction(row: Mapping[str, Any]) -> bool:
+    """Whether a row of a record says what an amount is: bytes, FLOPs or a count."""
+    quantity = row["quantity"]
+    return row["predicted"] is not None and quantity not in NO_PREDICTION and not BOUND.search(quantity)
+
+
+def _summary(rows: Sequence[dict[str, Any]], records: Sequence[Mapping[str, Any]]) -> str:
+    """How many rows are shown, how many are exact, and how many rows of the records say no, shown or not."""
+    exact = sum(row["verdict"] == "exact" for row in rows)
+    devices = ", ".join(dict.fromkeys(str(row["device"]) for row in rows))
+    bad = Counter(row["verdict"] for record in records for row in record["rows"] if row["verdict"] in BAD)
+    said = [f"{len(rows):,} numbers, {exact:,} equal to the last digit", devices]
+    said += [f"rows that say no: {', '.join(f'{n:,} {word}' for word, n in bad.items())}"] if bad else []
+    return "; ".join(said)
+
+
+def _pairs(rows: Sequence[dict[str, Any]]) -> dict[str, dict[tuple[float, float], list[dict[str, Any]]]]:
+    """Rows by series and place, in the order of the legend; zeros have no place on logarithmic axes."""
+    found: dict[str, dict[tuple[float, float], list[dict[str, Any]]]] = {}
+    for row in rows:
+        if (row["predicted"] or 0) > 0 and (row["measured"] or 0) > 0:
+            pair = (float(row["predicted"]), float(row["measured"]))
+            found.setdefault(_series(row), {}).setdefault(pair, []).append(row)
+    order = (*SERIES, *sorted(BAD))  # what says no is drawn last, over everything else
+    return {series: found[series] for series in order if series in found}
+
+
+def _series(row: Mapping[str, Any]) -> str:
+    if row["verdict"] in BAD:
+        return str(row["verdict"])
+    return next(name for name, starts in SERIES.items() if row["quantity"].startswith(starts))
+
+
+def _point(pair: tuple[float, float], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One place on the picture and what is said under the pointer: its first row, its note if it is not exact, how many share it."""
+    first, more = rows[0], f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+    note = [] if first["verdict"] == "exact" else folded(str(first["note"] or ""), NARROW - 60, SMALL)
+    said = (
+        f"{escape(str(first['case']))}{more}<br>{escape(first['quantity'])}: predicted {first['predicted']:,}"
+        f"<br>measured {first['measured']:,}<br>{'<br>'.join(map(escape, [first['verdict'], *note]))}"
+    )
+    return {"x": pair[0], "y": pair[1], "count": len(rows), "said": said}
 
 
 def quality(rows: Sequence[Quality], look: Look = PLAIN) -> Chart:

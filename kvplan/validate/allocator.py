@@ -115,6 +115,9 @@ class Allocator(Protocol):
 
     device: str
 
+    def settle(self) -> None:
+        """Lets libraries take what they keep before anything else is there."""
+
     @contextmanager
     def watching(self, capacity: int | None = None) -> Iterator[None]:
         """Counts within; ``capacity`` bytes are all there is where the device itself sets no end (a CPU)."""
@@ -142,6 +145,12 @@ class Cuda:
     """Torch's caching allocator on the first CUDA device."""
 
     device = "cuda"
+
+    def settle(self) -> None:
+        """One product: a workspace taken later may be cut from a large segment, which then never goes back."""
+        square = torch.ones(64, 64, device=self.device, dtype=torch.bfloat16)
+        torch.mm(square, square)
+        self.give_back()
 
     @contextmanager
     def watching(self, capacity: int | None = None) -> Iterator[None]:
@@ -208,6 +217,9 @@ class Host(TorchDispatchMode):
         self.allocated = self.requested = 0
         self.peak = 0
         self.capacity: int | None = None
+
+    def settle(self) -> None:
+        """Nothing that a CPU's libraries keep is counted."""
 
     @contextmanager
     def watching(self, capacity: int | None = None) -> Iterator[None]:

@@ -192,6 +192,112 @@ def test_the_pages_of_papers_and_records() -> None:
         assert any("contains that" in info.value for info in at.info)
 
 
+GPU_RECORD: dict[str, Any] = {
+    "record": 1, "suite": "gpu", "git": "", "date": "2026-11-28T04:17:58Z", "torch": "2.11.0+cu130", "device": "cuda",
+    "device_name": "NVIDIA <b>T0", "cuda": "13.0", "driver": "580.1",
+    "notes": {
+        "facts": {
+            "device/memory": {"value": 3 * 2**30, "unit": "bytes", "basis": "measured", "source": "torch"},
+            "rate/copy": {"value": 2.5e12, "unit": "bytes/s", "basis": "measured", "source": "15 copies"},
+            "rate/matmul": {"value": 7.9e14, "unit": "FLOP/s", "basis": "measured", "source": "15 products"},
+            "time/launch": {"value": 0.0052, "unit": "seconds", "basis": "measured", "source": "a clock"},
+            "device/driver": {"value": "580.1", "unit": "", "basis": "measured", "source": "the driver's tool"},
+        },
+    },
+    "rows": [
+        {"case": case, "plan": {}, "quantity": quantity, "predicted": predicted, "measured": measured, "verdict": verdict,
+         "note": note, "stage": "ends", "ratio": None}
+        for case, quantity, predicted, measured, verdict, note in (
+            ("mha", "kv.bytes", 4096, 4096, "exact", ""), ("gqa", "kv.bytes", 1024, 1024, "exact", ""),
+            ("gqa", "cuda peak", None, 9, "reported", ""), ("mqa", "max batch", 2024, 2088, "wrong", "16 <attempts> of it"),
+            ("offload", "run", None, None, "failed", "RuntimeError: not on the same device"),
+        )
+    ],
+}  # fmt: skip
+CPU_RECORD: dict[str, Any] = {
+    "record": 1, "suite": "ci", "git": "b5614c838ac3c34a", "date": "2026-11-24T21:55:02Z", "torch": "2.13.0+cpu", "device": "cpu",
+    "rows": [{name: value for name, value in row.items() if name != "stage"} for row in GPU_RECORD["rows"][:1]],
+}  # fmt: skip
+
+
+def validation(monkeypatch: pytest.MonkeyPatch, *records: dict[str, Any], **fields: Any) -> AppTest:
+    """The page of validation where these records are on file."""
+    monkeypatch.setattr(page, "measured", lambda: records)
+    at = opened(view="Validation", **fields)
+    fine(at)
+    return at
+
+
+def test_a_record_of_a_gpu_says_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name, driver and CUDA of the device, no empty commit, and how many rows say what; a CPU's as before."""
+    gpu, cpu, *_ = [caption.value for caption in validation(monkeypatch, GPU_RECORD, CPU_RECORD).main.caption]
+    assert (
+        "suite gpu on NVIDIA <b>T0, 2026-11-28T04:17:58Z, driver 580.1, CUDA 13.0, torch 2.11.0+cu130: 5 rows shown,"
+        " 2 exact, 1 reported, 1 wrong, 1 failed"
+    ) == gpu
+    assert ("suite ci on cpu, 2026-11-24T21:55:02Z, torch 2.13.0+cpu, commit b5614c838ac3: 1 row shown, 1 exact") == cpu
+
+
+def tables(at: AppTest) -> list[list[tuple[str, ...]]]:
+    """The rows of each table of the document, its head first, as they are read."""
+    bodies = [block.proto.body for block in at.get("html") if "<table" in block.proto.body]
+    cells = r"<t[hd][^>]*>(.*?)</t[hd]>"
+    return [[tuple(map(html.unescape, re.findall(cells, row))) for row in body.split("<tr>")[1:]] for body in bodies]
+
+
+@pytest.mark.parametrize(("units", "memory"), [("GiB", ("3", "GiB")), ("GB", ("3.22", "GB"))])
+def test_the_facts_of_a_gpu_are_a_table(units: str, memory: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a heading that names the device, in people's numbers; a record without facts has neither."""
+    at = validation(monkeypatch, GPU_RECORD, CPU_RECORD, units=units)
+    (table,) = tables(at)
+    assert [
+        ("path", "value", "unit", "source"),
+        ("device/memory", *memory, "torch"),
+        ("rate/copy", "2.5", "TB/s", "15 copies"),
+        ("rate/matmul", "790", "TFLOP/s", "15 products"),
+        ("time/launch", "5.2", "ms", "a clock"),
+        ("device/driver", "580.1", "", "the driver's tool"),
+    ] == table
+    assert 1 == sum(head.value.startswith("Measured of ") for head in at.subheader)
+    at = validation(monkeypatch, CPU_RECORD)
+    assert not tables(at)
+    assert ["What engines printed"] == [head.value for head in at.main.subheader]
+
+
+def test_rows_that_say_no_are_seen_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with its note in full above the picture, escaped, and at the head of the table, which has stages where rows have."""
+    at = validation(monkeypatch, GPU_RECORD, CPU_RECORD)
+    (said,) = [block.proto.body for block in at.get("html") if "verdict no" in block.proto.body]
+    assert 2 == said.count("✘")
+    assert "wrong · mqa · max batch: predicted 2,024, measured 2,088 (NVIDIA &lt;b&gt;T0, stage ends)" in said
+    assert "<small>16 &lt;attempts&gt; of it</small>" in said
+    assert "failed · offload · run (NVIDIA" in said
+    assert "RuntimeError: not on the same device" in said
+    rows = at.dataframe[0].value
+    assert ["wrong", "failed", "exact", "exact", "reported", "exact"] == list(rows["verdict"])
+    assert [*["ends"] * 5, ""] == list(rows["stage"])
+    assert [*["NVIDIA <b>T0"] * 5, "cpu"] == list(rows["device"])
+
+
+def test_a_record_without_a_no_has_no_such_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a heading nor a column of stages; a filter that leaves no bad row takes both away too."""
+    for at in (validation(monkeypatch, CPU_RECORD), validation(monkeypatch, GPU_RECORD, cases="mha")):
+        assert "Rows that say no" not in [head.value for head in at.subheader]
+        assert not [block for block in at.get("html") if "verdict no" in block.proto.body]
+    at = validation(monkeypatch, CPU_RECORD)
+    assert "stage" not in at.dataframe[0].value
+
+
+def test_the_validation_page_names_the_records_on_file() -> None:
+    """The command below it prints one of them, and the page says of each where it was made."""
+    at = opened(view="Validation")
+    fine(at)
+    (line,) = [code.value for code in at.code if "kvplan validate --show" in code.value]
+    path = Path(MAIN).parents[1] / re.findall(r"--show (\S+)", line)[0]
+    assert json.loads(path.read_bytes())["date"] in "".join(caption.value for caption in at.caption)
+    assert sum(len(record["rows"]) for record in page.measured()) == len(at.dataframe[0].value)
+
+
 def test_a_link_reproduces_a_page() -> None:
     """Every field of the sidebar, from the address to the numbers."""
     fields = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -274,6 +275,77 @@ def test_measured_counts_every_row() -> None:
     row = {**rows[0], "measured": 3 * rows[0]["predicted"], "verdict": "wrong"}
     planted = figures.measured([{**record, "rows": [row]}])
     assert "x" == trace(planted, "wrong (1)")["marker"]["symbol"]
+
+
+def planted(
+    quantity: str, predicted: float | None, measured: float | None, verdict: str, note: str = ""
+) -> dict[str, Any]:
+    """A row of a record as ``kvplan validate`` writes it."""
+    ratio = measured / predicted if predicted and measured is not None else None
+    return {
+        "case": "mqa", "plan": {}, "quantity": quantity, "predicted": predicted, "measured": measured, "verdict": verdict,
+        "note": note, "stage": "ends", "ratio": ratio,
+    }  # fmt: skip
+
+
+def test_measured_leaves_out_what_is_no_prediction() -> None:
+    """Bounds of times and rates, and what was measured alone, are no points; zeros are counted and have no place."""
+    rows = [
+        planted("kv.bytes", 1024, 1024, "exact"), planted("flops.decode.total", 50, 51, "reported"),
+        planted("max batch", 65, 65, "exact"), planted("engine/prefill_storage", 0, 0, "exact"),
+        planted("seconds of a decode step", 0.004, 0.03, "reported"), planted("tokens per second", 2331.0, 1316.3, "reported"),
+        planted("copy, bytes/s", 3.35e12, 2.98e12, "reported"), planted("matmul bf16, FLOP/s", 9e14, 8e14, "reported"),
+        planted("cuda peak", None, 4096, "reported"), planted("correct", 1e-4, 1e-7, "within"),
+    ]  # fmt: skip
+    chart = figures.measured([{"device": "cuda", "device_name": "NVIDIA H100", "rows": rows}])
+    points = {(x, y) for t in chart.traces if t.get("mode") == "markers" for x, y in zip(t["x"], t["y"], strict=True)}
+
+    assert {(1024, 1024), (50, 51), (65, 65)} == points
+    assert ["kv.bytes", "flops.decode.total", "max batch", "engine/prefill_storage"] == [
+        r["quantity"] for r in chart.rows
+    ]
+    assert {"NVIDIA H100"} == {row["device"] for row in chart.rows}
+    assert "4 numbers, 3 equal to the last digit" in subtitle(chart)
+
+
+def test_measured_shows_what_says_no() -> None:
+    """It is drawn last, over the others; a run that failed has no point but is said; notes stand under the pointer."""
+    rows = [
+        planted("max batch", 2024, 2088, "wrong", "16 attempts <of a kind>; " + "and so on " * 9),
+        planted("run", None, None, "failed", "RuntimeError"),
+        *(planted(quantity, 7, 7, "exact", "unseen") for quantity in ("kv.bytes", "cuda reserved")),
+    ]
+    chart = figures.measured([{"device": "cuda", "rows": rows}])
+    marks = chart.traces[-1]
+
+    assert ("wrong (1)", [2024.0], [2088.0]) == (marks["name"], marks["x"], marks["y"])
+    assert marks["marker"]["line"]["color"] == Look().theme.ink
+    assert "16 attempts &lt;of a kind&gt;;" in marks["text"][0]
+    assert all(len(line) < 60 for line in marks["text"][0].split("<br>"))
+    assert not any("unseen" in text for t in chart.traces for text in t.get("text", []))
+    assert "rows that say no: 1 wrong, 1 failed" in subtitle(chart)
+
+
+def subtitle(chart: Chart) -> str:
+    """What stands below the title, in one line."""
+    return " ".join(re.sub("<[^>]*>", " ", chart.layout["annotations"][0]["text"]).split())
+
+
+@pytest.mark.parametrize("path", sorted(RECORD.parent.glob("*.json")), ids=lambda path: path.stem)
+def test_a_record_is_a_legible_picture(path: Path) -> None:
+    """Few series, whatever its quantities are, and every row that predicts something is in one of them."""
+    record = read(path)
+    chart = figures.measured([record])
+    names = [str(t["name"]) for t in chart.traces]
+
+    assert len(names) <= 9  # the diagonal is one
+    assert len(names) == len(set(names))
+    assert not [row for row in chart.rows if "second" in row["quantity"] or row["quantity"].endswith("/s")]
+    shown = sum(int(name.rsplit("(", 1)[1][:-1]) for name in names[1:])
+    assert shown == sum(bool(row["predicted"] and row["measured"]) for row in chart.rows)
+    assert shown > len(record["rows"]) / 2
+    assert 360 - chart.layout["margin"]["l"] - chart.layout["margin"]["r"] > 200
+    assert 320 < chart.layout["height"] < 700
 
 
 # --- looks -----------------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ import torch
 
 from kvplan.specs import Growth
 from kvplan.validate import checks
+from kvplan.validate.allocator import cuda_segments
 from kvplan.validate.cases import SHAPE, Case, ci_cases
 from kvplan.validate.checks import check
-from kvplan.validate.allocator import cuda_segments
 from kvplan.validate.records import BAD, Record, environment, read, replay
 from kvplan.validate.transformer import Recurrence, Transformer
 

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from kvplan.cli import app
 from kvplan.validate import boundary, checks, suite, suites
+from kvplan.validate.allocator import Cuda, Host, Phase, cuda_blocks, cuda_bytes, cuda_segments
 from kvplan.validate.boundary import Attempt, Boundary, attempt
 from kvplan.validate.cases import SHAPE, Case, ci_cases
 from kvplan.validate.checks import built
-from kvplan.validate.measure import Ceilings, CudaPhase, cuda_blocks, cuda_bytes, cuda_segments, out_of_memory
+from kvplan.validate.measure import Ceilings, out_of_memory
 from kvplan.validate.records import BAD, Record, Row, environment, read
 from kvplan.validate.transformer import Transformer
 
@@ -49,23 +50,36 @@ def test_a_phase_reads_the_allocator_and_starts_a_new_peak(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("synchronize"))
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda: next(amounts))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: calls.append("reset"))
-    before = CudaPhase.now()
-    assert CudaPhase(512, 100, 0, 512 + 4096) == CudaPhase.now().since(before)
+    before = Cuda().phase()
+    found = Cuda().phase().since(before)
+    assert (512, 100, 0, 512 + 4096) == (found.allocated, found.requested, found.reserved, found.peak)
     assert ["synchronize", "reset"] * 2 == calls
 
 
+class Played(Host):
+    """Counters that are those of a model's caches, of which the last read is off by so many bytes."""
+
+    def __init__(self, slack: int = 0, missing: int = 0) -> None:
+        super().__init__()
+        self.slack, self.missing, self.reads = slack, missing, 0
+        self.models: list[Transformer] = []
+
+    def phase(self) -> Phase:
+        live = [size for model in self.models for size in sizes(model)]
+        if self.reads == 0:  # of a cache that was emptied again
+            live = []
+        last, self.reads = self.reads, self.reads + 1
+        return Phase(sum(map(cuda_bytes, live)) + self.slack * last, sum(live) - self.missing * last, 0, 0)
+
+
 def counted(case: Case, monkeypatch: pytest.MonkeyPatch, slack: int = 0, missing: int = 0) -> dict[str, str]:
-    """Verdicts of a case whose counters are those of its tensors, of which the last read is off by so many bytes."""
+    """Verdicts of a case whose counters are played."""
+    memory = Played(slack, missing)
     made = built(case, "cpu")
-    reads = iter(range(2))
-
-    def now() -> CudaPhase:
-        live, last = sizes(made.model), next(reads)
-        return CudaPhase(sum(map(cuda_bytes, live)) + slack * last, sum(live) - missing * last, 0, 0)
-
-    monkeypatch.setattr(checks.CudaPhase, "now", now)
+    memory.models.append(made.model)
     tokens = torch.zeros(int(case.plan["batch"]), case.context + case.steps, dtype=torch.long)
-    return {row.quantity: row.verdict for row in checks._bytes(case, made, tokens, "cuda")}
+    rows, _ = checks._bytes(case, made, tokens, memory)
+    return {row.quantity: row.verdict for row in rows}
 
 
 @pytest.mark.parametrize("each", list(ci_cases())[::6], ids=lambda c: c.name)
@@ -145,7 +159,11 @@ def device(monkeypatch: pytest.MonkeyPatch) -> list[Transformer]:
         return sum(size * n for held in (weights(), caches) for size, n in cuda_segments(held).items())
 
     def now() -> dict[str, int]:
-        return stats([*weights(), *(size for m in models for size in sizes(m))], reserved(), 5 * MIB)
+        found = stats([*weights(), *(size for m in models for size in sizes(m))], reserved(), 5 * MIB)
+        return found | {
+            "inactive_split_bytes.all.current": found["reserved_bytes.all.current"]
+            - found["allocated_bytes.all.current"]
+        }
 
     def build(case: Case, device: str) -> Any:
         made = built(case, "cpu")
@@ -172,9 +190,9 @@ def test_an_attempt_tells_weights_caches_and_the_rest_apart(device: list[Transfo
     assert {20 * MIB: 1} == cuda_segments([each] * 6)
     assert 20 * MIB == found.segments
     assert 600 * MIB == found.outside
+    assert 5 * MIB == found.beside
     filled = sum(size * n for size, n in cuda_segments(weights).items())
-    assert filled + 5 * MIB - found.weights == found.beside
-    assert (0.25, 8 * 2**30, 0) == (found.step, found.total, found.spare)
+    assert (0.25, 8 * 2**30, filled - found.weights) == (found.step, found.total, found.spare)
 
 
 @pytest.mark.parametrize("where", ["built", "seconds"])
@@ -219,7 +237,7 @@ def test_a_search_on_a_gpu(limit: int, verdict: str, monkeypatch: pytest.MonkeyP
         if weights + outside + sum(s * c for s, c in cuda_segments([one // 12 * n] * 12).items()) + each * n <= total
     ]  # fmt: skip
     assert (fits[-1], verdict) == (found.row.predicted, found.row.verdict)
-    assert "629,145,600 B of them lie outside torch" in found.row.note
+    assert "contexts, libraries and workspaces 629,145,600 B" in found.row.note
     assert ["exact", "exact"] == [row.verdict for row in found.rows]
 
 
@@ -366,6 +384,6 @@ def test_a_ceiling_that_was_beaten_is_measured_again(record: Record, monkeypatch
         "timed",
         lambda asked, device, ceilings, prompt: [Row("time", asked, "seconds", 1, 2, bound[ceilings.copy])],
     )
-    suites._timed(record, suites._asked("cpu", "mha"), "cpu", prompt=False)
+    suites._timed(record, suites.asked_of("cpu", "mha"), "cpu", prompt=False)
     assert ["reported"] == [row.verdict for row in record.rows]
     assert [8.0, 9.0] == list(record.notes["ceilings"].values())

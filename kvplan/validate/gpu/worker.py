@@ -21,7 +21,7 @@ from kvplan.validate.records import Row
 
 __all__ = ["START_S", "Done", "Worker"]
 
-START_S = 60.0  # at the longest until a worker has imported what it needs
+START_S = 20.0  # at the longest until a worker has imported what it needs
 
 
 class Done(NamedTuple):
@@ -120,7 +120,12 @@ def _serve(connection: Connection, device: str) -> None:
     from kvplan.validate.allocator import allocator_of
     from kvplan.validate.records import environment
 
+    if device == "cpu":
+        import torch
+
+        torch.set_num_threads(1)  # small sizes gain nothing from more, and lose much where cores are busy
     allocator = allocator_of(device)
+    allocator.settle()
     connection.send("ready")
     while True:
         try:

@@ -1,0 +1,431 @@
+"""The suite gpu without a GPU: bounded, resumed, its workers broken, faults planted in every stage, and what it says."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import kvplan
+from kvplan import planner
+from kvplan.cli import app
+from kvplan.validate import boundary, checks
+from kvplan.validate.allocator import Host
+from kvplan.validate.cases import REAL, TOY, ci_cases, covering
+from kvplan.validate.front import Result
+from kvplan.validate.gpu import classes, device, ends, run_gpu, schemes, suite_tasks, times
+from kvplan.validate.gpu.task import STAGES, Bench, Task
+from kvplan.validate.gpu.told import LINES, told
+from kvplan.validate.measure import Ceilings
+from kvplan.validate.records import BAD, Record, Row, read, replay
+from tests.support import gpu_tasks
+
+ROOT = Path(__file__).parents[2]
+Rehearsal = tuple[subprocess.CompletedProcess[str], dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    """Tests share two cores: torch's threads would wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def keys(rows: list[Any]) -> list[tuple[str, str]]:
+    """Stage and case of rows, each once, in order."""
+    return list(
+        dict.fromkeys((row["stage"], row["case"]) if isinstance(row, dict) else (row.stage, row.case) for row in rows)
+    )
+
+
+def done(task: Task) -> list[Row]:
+    """The rows of a task, run here instead of in a worker."""
+    return list(task.run(Bench(Host(), {}), **task.arguments))
+
+
+def named(tasks: list[Task], name: str) -> Task:
+    return next(task for task in tasks if name in task.name)
+
+
+def wrong(rows: list[Row]) -> set[str]:
+    return {row.quantity for row in rows if row.verdict in BAD}
+
+
+# --- bounded, and going on -------------------------------------------------------------------------------------------
+
+
+def test_killed_in_every_stage_it_goes_on(tmp_path: Path) -> None:
+    """SIGKILL once in each stage: what was in the record stays as it was, nothing is missing, nothing was done twice."""
+    place = tmp_path / "gpu.json"
+    tasks = gpu_tasks.short()
+    command = [sys.executable, "-m", "tests.support.gpu_tasks", str(place)]
+    kept: list[Any] = []
+    for stage in STAGES:
+        run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # killed when the first row of the stage is there: the next one runs
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and run.poll() is None:
+            if place.exists() and any(row["stage"] == stage for row in read(place)["rows"]):
+                break
+            time.sleep(0.02)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        rows = read(place)["rows"]
+        assert kept == rows[: len(kept)]
+        assert any(row["stage"] == stage for row in rows)
+        kept = rows
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    rows = read(place)["rows"]
+    assert kept == rows[: len(kept)]
+    assert gpu_tasks.planned(tasks) == keys(rows)
+    # the rows of a task stand together, once
+    runs = [key for key, _ in groupby((row["stage"], row["case"]) for row in rows)]
+    assert len(runs) == len(set(runs))
+    assert not [row for row in rows if row["verdict"] in BAD]
+
+
+def test_too_few_minutes_leave_the_valuable_rows(tmp_path: Path) -> None:
+    """A slow stage ends in time; what came before it is there, what did not fit says so, and the exit code is 3."""
+    place = tmp_path / "gpu.json"
+    tasks = [
+        Task("device", "first", gpu_tasks.good, {"name": "first"}, 5.0),
+        Task("classes", "slow", gpu_tasks.slow, {"seconds": 3600}, 6.0),
+        Task("schemes", "too long", gpu_tasks.good, {"name": "too long"}, 50.0),
+        Task("ends", "quick", gpu_tasks.good, {"name": "quick"}, 2.0),
+    ]
+    record = run_gpu("cpu", 0.6, place, tasks=tasks)
+    verdicts = {(row.case, row.quantity): row.verdict for row in record.rows}
+    assert "exact" == verdicts["first", "run"]
+    slow = [row for row in record.rows if row.case == "slow"]
+    assert ["exact", "failed"] == [row.verdict for row in slow]
+    assert "no end after 6 s, its limit" == slow[1].note
+    (late,) = (row for row in record.rows if row.case == "too long")
+    assert "not run" == late.verdict
+    assert late.note.startswith("it may take ")
+    # a task after it that fits still runs, in a new worker
+    assert "exact" == verdicts["quick", "run"]
+    assert record.rows == [*Record.of(place).rows]
+    assert 36 > record.notes["seconds"]
+    # again with more time: only what was not run is done
+    again = run_gpu("cpu", 5, place, resume=True, tasks=tasks)
+    assert keys(record.rows) == sorted(keys(again.rows), key=keys(record.rows).index)
+    assert {"exact"} == {row.verdict for row in again.rows if row.case == "too long"}
+    assert 1 == sum(row.case == "first" for row in again.rows)
+
+
+def test_a_run_without_time_does_nothing(tmp_path: Path) -> None:
+    """All of it is not run, which is incomplete and not wrong."""
+    record = run_gpu("cpu", 0.01, tmp_path / "gpu.json")
+    assert {"not run"} == {row.verdict for row in record.rows}
+    assert keys(record.rows) == gpu_tasks.planned(suite_tasks("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        (["exact", "reported"], 0),
+        (["exact", "not run"], 3),
+        (["exact", "wrong", "not run"], 1),
+        (["failed"], 1),
+        (["not run"], 3),
+    ],
+)
+def test_exit_codes(verdicts: list[str], code: int) -> None:
+    """Wrong is 1, whatever else; incomplete is 3."""
+    record = Record({"suite": "gpu"}, None)
+    record.rows = [Row(str(i), {}, "run", 1, 1, verdict, "", "device") for i, verdict in enumerate(verdicts)]
+    assert code == Result(record, "").code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--suite", "gpu", "--minutes", "0"], "--minutes: got '0', allowed: a number of minutes above 0"),
+        (["--suite", "gpu", "--minutes", "soon"], "--minutes: got 'soon'"),
+        (["--suite", "gpu", "--minutes", "nan"], "--minutes: got 'nan'"),
+        (["--suite", "ci", "--minutes", "3"], "--suite gpu beside it"),
+        (["--suite", "gpu", "--layers", "4"], "nothing beside --suite gpu"),
+        (["--show", "nosuch.json"], "a record that kvplan validate wrote"),
+        (
+            ["--suite", "gpu", "--resume", "--record", str(ROOT / "tests/records/ci-cpu.json")],
+            "a record with suite = gpu",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], said: str) -> None:
+    """It names the flag, the value and what is allowed, and exits 2."""
+    result = CliRunner().invoke(app, ["validate", *arguments])
+    assert 2 == result.exit_code
+    assert said in result.stderr
+    assert 1 == len(result.stderr.strip().splitlines())
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_breaks_costs_one_row(tmp_path: Path) -> None:
+    """However it ends: the rows that it sent are kept, one says why, and the next task runs in a new process."""
+    how = {
+        "exit": ("failed", "the worker ended, code 7"),
+        "kill": ("failed", "the worker was killed by signal 9"),
+        "memory": ("skipped", "out of memory: OutOfMemoryError"),
+        "error": ("failed", "illegal memory access was encountered (bad, line"),
+    }
+    tasks = []
+    for name in how:
+        tasks.append(Task("schemes", name, gpu_tasks.bad, {"how": name}, 30.0))
+        tasks.append(Task("schemes", f"after {name}", gpu_tasks.good, {"name": f"after {name}"}, 30.0))
+    record = run_gpu("cpu", 5, tmp_path / "gpu.json", tasks=tasks)
+    processes = set()
+    for name, (verdict, note) in how.items():
+        rows = [row for row in record.rows if row.case == name]
+        assert ["exact", verdict] == [row.verdict for row in rows]
+        assert note in rows[1].note
+        (after,) = (row for row in record.rows if row.case == f"after {name}")
+        processes.add(after.note)
+        assert record.notes["facts"][f"after {name}"]["value"] == int(after.note)
+    assert len(how) == len(processes)
+
+
+def test_a_plan_that_is_refused_costs_no_worker(tmp_path: Path) -> None:
+    """A refusal of kvplan's own is a row, and the worker goes on."""
+    tasks = [
+        Task("device", "one", gpu_tasks.good, {"name": "one"}, 30.0),
+        Task("schemes", "refused", gpu_tasks.bad, {"how": "refusal"}, 30.0),
+        Task("schemes", "two", gpu_tasks.good, {"name": "two"}, 30.0),
+    ]
+    rows = run_gpu("cpu", 5, tmp_path / "gpu.json", tasks=tasks).rows
+    assert ["exact", "exact", "skipped", "exact"] == [row.verdict for row in rows]
+    assert rows[0].note == rows[3].note
+
+
+# --- the CPU's side of the allocator ---------------------------------------------------------------------------------
+
+
+def test_live_storages_are_counted() -> None:
+    """512 bytes a block, views not at all, what is freed no more, and the peak of what was alive at once."""
+    host = Host()
+    before = torch.zeros(1000)
+    with host.watching():
+        view = before.view(10, 100).t()
+        a = torch.zeros(1000)
+        b = a + a
+        del a
+        c = b[:10]
+        phase = host.phase()
+    assert (4096, 4000, 2 * 4096) == (phase.allocated, phase.requested, phase.peak)
+    assert view.shape[0] == 100
+    assert c.numel() == 10
+
+
+def test_memory_ends_at_a_capacity() -> None:
+    """Beyond it an operation raises what an allocator raises, and what it would have made is not there."""
+    host = Host()
+    with host.watching(8192):
+        kept = torch.zeros(1024)
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.zeros(1025)
+        assert (8192 - 4096, 8192) == host.free()
+        more = torch.zeros(1024)
+    assert kept.numel() == more.numel()
+
+
+# --- what each stage proves, and that it can fail --------------------------------------------------------------------
+
+
+def planning(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """``kvplan.plan`` of another config than the one that ran."""
+    ask = kvplan.plan
+
+    def plan(raw: dict[str, Any], **flags: Any) -> Any:
+        return ask(change(dict(raw)), **flags)
+
+    return plan
+
+
+CLASSES = {
+    "a head too many": ("llama", lambda raw: {**raw, "num_key_value_heads": 4}, {"kv.bytes", "model.parameters", "weights.bytes"}),
+    "a layer left out": ("qwen3-8b", lambda raw: {**raw, "num_hidden_layers": 2}, {"kv.bytes", "model.parameters", "weights.bytes"}),
+    "a window off by one": ("mistral", lambda raw: {**raw, "sliding_window": 25}, {"kv.bytes", "engine/prefill_storage"}),
+    "a state of other width": ("mamba", lambda raw: {**raw, "state_size": 33}, {"kv.bytes", "model.parameters", "weights.bytes"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", CLASSES)
+def test_classes_catch(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prediction of another model than the class that ran."""
+    name, change, quantities = CLASSES[fault]
+    task = named(classes.tasks("cpu"), name)
+    monkeypatch.setattr(classes.kvplan, "plan", planning(change))
+    assert quantities == wrong(done(task)) - {"activations/peak"}
+
+
+def test_classes_catch_an_estimate_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An activation estimate that was forgotten is off by more than twice."""
+    task = named(classes.tasks("cpu"), "falcon")
+    assert not wrong(done(task))
+    monkeypatch.setattr(planner, "activation_peak", lambda *_: 0)
+    assert {"activations/peak"} == wrong(done(task))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "predicted"),
+    [("window:8", "window:7"), ("gqa:2", "gqa:1"), ("cla:4", "owners:0_0_0_0_0_0"), ("lckv:w=4,passes=3", "mha")],
+)
+def test_schemes_catch(scheme: str, predicted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An off-by-one window, a wrong head count, a missing layer: storages and the allocator's counters both differ."""
+    case = next(case for case in covering(ci_cases(TOY)) if case.plan["scheme"] == scheme)
+    plan = checks.plan
+    monkeypatch.setattr(checks, "plan", lambda **asked: plan(**{**asked, "scheme": predicted}))
+    task = Task("schemes", case.name, schemes.scheme, {"case": case._replace(proved=True), "twin": None}, 25.0)
+    assert {"kv.bytes_per_gpu", "cuda requested"} <= wrong(done(task))
+
+
+def test_schemes_catch_a_cache_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the logits are not right at small widths nothing is measured at large ones."""
+    monkeypatch.setattr(checks, "_error", lambda *_: float("nan"))
+    rows = done(schemes.tasks("cpu")[0][0])
+    assert [("correct", "failed")] == [(row.quantity, row.verdict) for row in rows]
+
+
+def test_ends_catch_a_head_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prediction with twice the heads stops at half the batch: more runs than it says, and a search finds how much."""
+    task = named(ends.tasks("cpu"), "gqa:2")
+    plan = boundary.plan
+    monkeypatch.setattr(boundary, "plan", lambda **asked: plan(**{**asked, "scheme": "gqa:4"}))
+    rows = {row.quantity: row for row in done(task)}
+    assert {"max batch", "kv.bytes_per_gpu"} <= {row.quantity for row in rows.values() if row.verdict == "wrong"}
+    assert rows["max batch"].measured > 1.5 * rows["max batch"].predicted
+
+
+def test_ends_try_the_prediction_and_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two attempts that measure, two that prove: no search where both answers are right."""
+    (row, *_) = done(named(ends.tasks("cpu"), "mqa"))
+    assert "exact" == row.verdict
+    assert row.note.startswith("4 attempts;")
+
+
+def test_times_catch_a_bound_that_is_beaten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device a million times slower than it is, measured twice so, would be faster than its bound."""
+    monkeypatch.setattr(Ceilings, "measured", lambda device, dtype: Ceilings(1e4, 1e4))
+    assert {"seconds of a decode step", "seconds of a prefill"} == wrong(done(times.tasks("cpu")[0]))
+
+
+def test_the_device_catches_memory_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More bytes than the machine's own tool knows of."""
+    task = device.tasks("cpu")[0]
+    assert not wrong(done(task))
+    total = Host().free()[1]
+    monkeypatch.setattr(Host, "free", lambda self: (total, total * 2))
+    assert {"memory of the device"} == wrong(done(task))
+
+
+def test_rates_above_the_data_sheet_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a preset states is a bound that nothing beats."""
+    monkeypatch.setattr(device, "preset_of", lambda name: kvplan.catalog.find_gpu("h100"))
+    monkeypatch.setattr(Ceilings, "measured", lambda device, dtype: Ceilings(4e12, 6e13))
+    bench = Bench(Host(), {"device/name": {"value": "NVIDIA H100 80GB HBM3"}})
+    rows = {row.quantity: row.verdict for row in device.rates(bench)}
+    assert {"copy, bytes/s": "wrong", "matmul fp32, FLOP/s": "reported"} == rows
+
+
+@pytest.mark.parametrize(
+    ("said", "slug"),
+    [("NVIDIA H100 80GB HBM3", "h100-80gb-sxm"), ("NVIDIA H200", "h200-141gb-sxm"), ("NVIDIA GeForce GTX 9999", None)],
+)
+def test_a_driver_s_name_is_a_preset(said: str, slug: str | None) -> None:
+    """What nvidia-smi prints; where no preset has it, nothing is claimed."""
+    found = device.preset_of(said)
+    assert slug == (found.name if found else None)
+
+
+def test_the_first_rows_cover_every_axis() -> None:
+    """Each scheme once, at its longest, before the rest; at least 60 of them; those of both scales stand in one order."""
+    wide, small = list(ci_cases(REAL)), list(ci_cases(TOY))
+    count = len({case.plan["scheme"] for case in wide})
+    first = covering(wide)[:count]
+    assert 60 <= count == len({case.plan["scheme"] for case in first})
+    assert sorted(case.name for case in wide) == sorted(case.name for case in covering(wide))
+    for case, twin in zip(first, covering(small)[:count], strict=True):
+        members = [[part.partition(":")[0] for part in str(c.plan["scheme"]).split("+")] for c in (case, twin)]
+        assert members[0] == members[1]
+
+
+# --- what it says ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 500])
+@pytest.mark.parametrize("columns", [80, 200])
+def test_the_summary_is_short(count: int, columns: int) -> None:
+    """At most 60 lines, whatever went wrong, and no line wider than the screen but those of a table."""
+    notes = Record.of(ROOT / "tests/records/h100.json").notes
+    row = Row(
+        "a case of some length " * 6, {"context": 4096}, "kv.bytes", 12345, 54321, "wrong", "why " * 40, "schemes"
+    )
+    rows = [*Record.of(ROOT / "tests/records/h100.json").rows, *([row] * count)]
+    lines = told(rows, notes, columns).splitlines()
+    assert len(lines) <= LINES
+    assert f"{sum(r.verdict in BAD for r in rows)} rows say no:" in lines
+    if count > 100:
+        assert "more, in the record" in lines[-1]
+
+
+@pytest.mark.parametrize("record", sorted((ROOT / "tests/records").glob("*.json")), ids=lambda p: p.name)
+def test_a_record_is_shown(record: Path) -> None:
+    """Where it was made, and every row."""
+    result = CliRunner().invoke(app, ["validate", "--show", str(record)])
+    assert 0 == result.exit_code
+    about = read(record)
+    assert about["torch"] in result.stdout
+    shown = sum(line.startswith("  ") for line in result.stdout.splitlines())
+    assert shown >= len(about["rows"])
+    if "device_name" in about:
+        assert about["device_name"] in result.stdout
+
+
+def test_a_record_is_replayed_against_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exact number that moved, and an estimate that moved too far, are told; one that came nearer is not."""
+    found = read(ROOT / "tests/records/h100.json")
+    assert not list(replay(found))
+    activations = planner.activation_peak
+    monkeypatch.setattr(planner, "activation_peak", lambda *a: activations(*a) * 5 // 4)
+    assert not list(replay(found))
+    monkeypatch.setattr(planner, "activation_peak", lambda *a: activations(*a) * 5)
+    assert {"activations/peak"} == {row.quantity for row in replay(found)}
+
+
+@pytest.fixture(scope="module")
+def rehearsed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Rehearsal:
+    """The whole suite as a user starts it where there is no GPU."""
+    place = tmp_path_factory.mktemp("gpu") / "gpu.json"
+    command = [sys.executable, "-m", "kvplan", "validate", "--suite", "gpu", "--device", "cpu", "--record", str(place)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return run, read(place)
+
+
+def test_a_rehearsal_goes_through_every_stage(
+    rehearsed: tuple[subprocess.CompletedProcess[str], dict[str, Any]],
+) -> None:
+    """Exit 0, every task of the suite, nothing wrong, a summary of at most 60 lines, progress on stderr."""
+    run, record = rehearsed
+    assert 0 == run.returncode, run.stdout
+    assert gpu_tasks.planned(suite_tasks("cpu")) == keys(record["rows"])
+    assert not [row for row in record["rows"] if row["verdict"] in (*BAD, "skipped", "not run")]
+    assert len(run.stdout.splitlines()) <= LINES
+    assert all(stage in run.stdout for stage in STAGES)
+    assert f"{len(suite_tasks('cpu'))}/{len(suite_tasks('cpu'))}" in run.stderr
+    assert not list(replay(record))
+    assert "process/outside torch before the first tensor" in record["notes"]["facts"]
