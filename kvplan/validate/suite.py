@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 import traceback
 from collections import Counter
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from kvplan.errors import InvalidInput, KvplanError, Unsupported
+from kvplan.validate.allocator import Cuda
 from kvplan.validate.cases import Case
 from kvplan.validate.checks import check
 from kvplan.validate.measure import out_of_memory
@@ -89,8 +89,7 @@ def first_line(error: BaseException) -> str:
 def give_back(device: str) -> None:
     """On a GPU, returns what torch holds and nothing uses, so that another process, or a larger block, may have it."""
     if device == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
+        Cuda().give_back()
 
 
 # --- saying it -------------------------------------------------------------------------------------------------------

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from kvplan.errors import KvplanError, Unsupported
+from kvplan.validate.allocator import Cuda
 from kvplan.validate.boundary import Boundary, boundary
 from kvplan.validate.cases import Case, ci_cases
 from kvplan.validate.checks import DTYPES
+from kvplan.validate.gpu.device import firsts
 from kvplan.validate.measure import Ceilings, out_of_memory
 from kvplan.validate.parallel import run_parallel
 from kvplan.validate.records import Record, Row, said
@@ -153,22 +153,6 @@ def _ceilings(record: Record, device: str, *, again: bool = False) -> Ceilings:
     return made
 
 
-# A process that makes a CUDA context says what is free, waits for a line, then multiplies and says what that took.
-_CONTEXT = """
-import torch
-free, total = torch.cuda.mem_get_info()
-print(free, total, flush=True)
-input()
-before, reserved = torch.cuda.mem_get_info()[0], torch.cuda.memory_reserved()
-a = torch.randn(512, 512, device="cuda", dtype=torch.bfloat16)
-b = a @ a
-torch.cuda.synchronize()
-held = torch.cuda.memory_allocated() - 2 * a.numel() * 2
-outside = before - torch.cuda.mem_get_info()[0] - (torch.cuda.memory_reserved() - reserved)
-print(held, outside, flush=True)
-"""
-
-
 def _device_overhead(record: Record, device: str) -> None:
     """What a process takes of a GPU before any tensor: the context, and what the first matrix product brings along."""
     if device != "cuda" or "overhead" in record.notes:
@@ -178,31 +162,16 @@ def _device_overhead(record: Record, device: str) -> None:
     give_back(device)
     try:
         record.notes["overhead"] = _context()
-    except (OSError, ValueError, IndexError) as e:
-        # what a process that broke did not print; it said why on stderr
+    except (OSError, ValueError, RuntimeError) as e:
         record.add([Row("overhead of a process", {}, "run", None, None, "failed", first_line(e))])
     record.save()
 
 
 def _context() -> dict[str, int]:
     """Bytes of a CUDA context, of the workspace that torch holds after one matrix product, and of what libraries take."""
-
-    def start() -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", _CONTEXT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def free(process: subprocess.Popen[str]) -> int:
-        assert process.stdout is not None
-        return int(process.stdout.readline().split()[0])
-
-    with start() as first:
-        free_before = free(first)
-        with start() as second:  # what is free falls by this one's context, whatever else is on the device
-            free_after = free(second)
-            held, outside = map(int, second.communicate("\n")[0].split()[:2])
-        first.communicate("\n")
-    return {"context_bytes": free_before - free_after, "workspace_bytes": held, "library_bytes": outside}
+    taken = firsts(Cuda())
+    context, (outside, workspace) = taken["context"][0], taken["matmul"]
+    return {"context_bytes": context, "workspace_bytes": workspace, "library_bytes": outside - context}
 
 
 def lckv_table(rows: list[Row]) -> str:

@@ -15,6 +15,7 @@ from kvplan.validate.allocator import Cuda, Host, Phase, cuda_blocks, cuda_bytes
 from kvplan.validate.boundary import Attempt, Boundary, attempt
 from kvplan.validate.cases import SHAPE, Case, ci_cases
 from kvplan.validate.checks import built
+from kvplan.validate.gpu import device as first_stage
 from kvplan.validate.measure import Ceilings, out_of_memory
 from kvplan.validate.records import BAD, Record, Row, environment, read
 from kvplan.validate.transformer import Transformer
@@ -280,17 +281,6 @@ def test_a_case_that_breaks_is_a_row(
     assert ["cuda"] == given_back
 
 
-# Stands for a process with a context: the first one finds 1000 bytes free, the second 900.
-CONTEXT = """
-import pathlib
-place = pathlib.Path({place!r})
-print(900 if place.exists() else 1000, 2000, flush=True)
-place.touch()
-input()
-print(32, 7, flush=True)
-"""
-
-
 @pytest.fixture
 def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Record:
     """A record in a file, of a device that has nothing to give back."""
@@ -298,26 +288,34 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Record:
     return Record(environment("cpu", "full"), tmp_path / "gpu.json")
 
 
-def test_the_overhead_of_a_process_is_in_the_record(
-    record: Record, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """What a second process takes of what a first one finds free; measured once."""
-    monkeypatch.setattr(suites, "_CONTEXT", CONTEXT.format(place=str(tmp_path / "second")))
+def test_the_overhead_of_a_process_is_in_the_record(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process takes outside torch before and after its first product, and its workspace; measured once."""
+    taken = {"context": (100, 0), "matmul": (107, 32), "attention": (110, 32)}
+    monkeypatch.setattr(suites, "firsts", lambda allocator: taken)
     suites._device_overhead(record, "cuda")
     wanted = {"context_bytes": 100, "workspace_bytes": 32, "library_bytes": 7}
     assert record.path is not None
     assert wanted == read(record.path)["notes"]["overhead"]
-    monkeypatch.setattr(suites, "_CONTEXT", "raise SystemExit(3)")
+    taken["context"] = (200, 0)
     suites._device_overhead(record, "cuda")
     assert wanted == record.notes["overhead"]
     assert not record.rows
 
 
-def test_an_overhead_that_cannot_be_measured_is_a_row(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overhead_that_cannot_be_measured_is_a_row(
+    record: Record, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A process that breaks before it says anything."""
-    monkeypatch.setattr(suites, "_CONTEXT", "raise SystemExit(3)")
+    broken = tmp_path / "firsts.py"
+    broken.write_text("raise SystemExit(3)")
+    monkeypatch.setattr(first_stage, "Path", lambda _: broken)
+    monkeypatch.setattr(suites, "Cuda", Host)
     suites._device_overhead(record, "cuda")
-    assert ["failed"] == [row.verdict for row in record.rows]
+    (row,) = record.rows
+    assert ("failed", "RuntimeError: the process that takes a first tensor ended with code 3") == (
+        row.verdict,
+        row.note,
+    )
 
 
 def test_full_goes_on_where_it_was_killed(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:

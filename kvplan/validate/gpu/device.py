@@ -93,7 +93,10 @@ def share(bench: Bench) -> Iterator[Row]:
 
 
 def firsts(allocator: Allocator) -> dict[str, tuple[int, int]]:
-    """Step -> bytes outside torch's allocator and bytes of workspaces in it, of a process that takes these steps anew."""
+    """Step -> bytes outside torch's allocator and bytes of workspaces in it, of a process that takes these steps anew.
+
+    Raises RuntimeError where that process ends before its last step: it said why on stderr.
+    """
     command = [sys.executable, str(Path(__file__).with_name("firsts.py")), allocator.device]
     before = allocator.taken_by(None)
     found: dict[str, tuple[int, int]] = {}
@@ -105,6 +108,8 @@ def firsts(allocator: Allocator) -> dict[str, tuple[int, int]]:
             found[step] = (allocator.taken_by(child.pid) - before - int(reserved), int(workspace))
             child.stdin.write("\n")
             child.stdin.flush()
+    if "attention" not in found:
+        raise RuntimeError(f"the process that takes a first tensor ended with code {child.returncode}")
     return found
 
 
