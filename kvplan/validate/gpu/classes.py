@@ -13,13 +13,16 @@ import kvplan
 from kvplan.catalog import model_preset
 from kvplan.errors import MissingExtra
 from kvplan.importers.files import parse_object
+from kvplan.validate.allocator import Allocator
 from kvplan.validate.gpu.task import Bench, Task
 from kvplan.validate.measure import storage_bytes
 from kvplan.validate.records import NEAR, Row
 
-__all__ = ["SHAPES", "Shape", "configured", "tasks"]
+__all__ = ["SHAPES", "Shape", "Subject", "configured", "lengths", "tasks"]
 
 HEADROOM = 0.75  # of the free memory may be weights: caches and prompts need the rest
+FLAGS: dict[str, Any] = {"engine": "transformers", "dtype": "bf16"}
+BOUNDS = ("sliding_window", "chunk_size")  # where a config states what its cache or its scan goes by
 JUDGED = 256  # tokens from which on a peak says something of the estimate, not of what a prompt takes anyway
 
 
@@ -124,7 +127,7 @@ def configured(shape: Shape, device: str, layers: int | None) -> dict[str, Any]:
 
 
 def fitting(shape: Shape, device: str, room: int) -> dict[str, Any]:
-    """The config with as many layers as leave room for caches and prompts; raises nothing: two are tried at the least."""
+    """The config with as many layers as leave room for caches and prompts, and two at the least."""
     layers = shape.layers
     while True:
         raw = configured(shape, device, layers)
@@ -133,6 +136,40 @@ def fitting(shape: Shape, device: str, room: int) -> dict[str, Any]:
         if weights <= room or count <= 2:
             return raw
         layers = max(int(count * room / weights), 2) if count * room / weights < count - 1 else count - 1
+
+
+def lengths(shape: Shape, device: str, raw: dict[str, Any]) -> Iterator[tuple[int, int, bool]]:
+    """(tokens, sequences, whether the peak is judged) of each prompt: around the bound first, then the long ones."""
+    if shape.around:
+        text = raw.get("text_config", raw)
+        # a small config states its own bound; Qwen3-Next's chunk is fixed by the code
+        small = next((text[key] for key in BOUNDS if text.get(key)), shape.around)
+        bound, sequences = (shape.around, 1) if device == "cuda" else (small, 2)
+        yield from ((bound + d, sequences, False) for d in (-1, 0, 1))
+    prompts = shape.prompts if device == "cuda" else ((300, 1), (128, 3))
+    yield from ((tokens, sequences, tokens * sequences >= JUDGED) for tokens, sequences in prompts)
+
+
+class Subject(NamedTuple):
+    """A class that was built on a device, the config it was built from, and what its rows say of it."""
+
+    model: Any
+    raw: dict[str, Any]
+    case: str
+    name: str  # of the config, in the record
+    by: str  # version, class and attention
+
+    def row(
+        self, quantity: str, predicted: Any, measured: Any, asked: dict[str, Any], verdict: str = "", note: str = ""
+    ) -> Row:
+        """A comparison; exact or wrong where nothing else is said."""
+        question = {"model": self.name, **FLAGS, **asked}
+        told = verdict or ("exact" if predicted == measured else "wrong")
+        return Row(self.case, question, quantity, predicted, measured, told, f"{note}; {self.by}" if note else self.by)
+
+    def plan(self, **asked: Any) -> dict[str, Any]:
+        """What kvplan says of the same config."""
+        return kvplan.plan(self.raw, **FLAGS, **asked).to_dict()
 
 
 def observed(bench: Bench, shape: Shape) -> Iterator[Row]:
@@ -146,64 +183,54 @@ def observed(bench: Bench, shape: Shape) -> Iterator[Row]:
     except ImportError:
         raise MissingExtra("transformers' classes", "reference") from None
 
-    device, memory = bench.device, bench.allocator
+    memory = bench.allocator
     memory.give_back()
-    raw = fitting(shape, device, round(memory.free()[0] * HEADROOM))
-    flags: dict[str, Any] = {"engine": "transformers", "dtype": "bf16"}
-    layers = raw.get("text_config", raw)["num_hidden_layers"]
-    name = f"{shape.preset}, {layers} layers"
+    raw = fitting(shape, bench.device, round(memory.free()[0] * HEADROOM))
+    name = f"{shape.preset}, {raw.get('text_config', raw)['num_hidden_layers']} layers"
     bench.facts.setdefault("configs", {})[name] = raw
     with huggingface.quiet(), memory.watching(), torch.no_grad():
-        model = huggingface.model_of(raw, device, attention="sdpa")
+        model = huggingface.model_of(raw, bench.device, attention="sdpa")
         by = f"transformers {transformers.__version__}, {type(model).__name__}, {huggingface.attention_of(model)}"
-
-        def row(quantity: str, predicted: Any, measured: Any, verdict: str = "", note: str = "", **asked: Any) -> Row:
-            question = {"model": name, **flags, "context": 1, **asked}
-            told = verdict or ("exact" if predicted == measured else "wrong")
-            return Row(shape.preset, question, quantity, predicted, measured, told, "; ".join(filter(None, (note, by))))
-
-        answer = kvplan.plan(raw, **flags, context=1).to_dict()
+        subject = Subject(model, raw, shape.preset, name, by)
+        answer, asked = subject.plan(context=1), {"context": 1}
         parameters = list(model.parameters())
-        yield row("model.parameters", answer["model"]["parameters"], sum(p.numel() for p in parameters))
-        yield row("weights.bytes", answer["weights"]["bytes"], storage_bytes(parameters))
-        huggingface.run(model, torch.zeros((1, 8), dtype=torch.long, device=device), last=True)  # workspaces come along
-        around = [(shape.around + d, 1) for d in (-1, 0, 1)] if shape.around else []
-        if device == "cpu" and around:
-            window = next(
-                (raw.get("text_config", raw)[key] for key in BOUNDS if raw.get("text_config", raw).get(key)), 64
-            )
-            around = [(window + d, 2) for d in (-1, 0, 1)]
-        prompts = shape.prompts if device == "cuda" else ((300, 1), (128, 3))
-        for context, batch in (*around, *prompts):
-            asked: dict[str, Any] = {"context": context, "batch": batch}
-            plan = kvplan.plan(raw, **flags, memory=2**50, **asked).to_dict()
-            terms = {term["path"]: term["value"] for term in plan["terms"]}
-            ids = torch.randint(0, 256, (batch, context), device=device)
-            memory.give_back()
-            before = memory.phase()
-            out = huggingface.run(model, ids, last=True)
-            phase = memory.phase().since(before)
-            keyword, cache = huggingface.cache_of(model, out, ids)
-            held = huggingface.cache_bytes(cache)
-            unique = storage_bytes(huggingface.cache_tensors(cache))
-            yield row("kv.bytes", plan["kv"]["bytes"], held, **asked)
-            yield row("engine/prefill_storage", terms["engine/prefill_storage"], unique - held, **asked)
-            if (context, batch) in prompts and context * batch >= JUDGED:
-                peak, estimate = phase.peak - unique, terms["activations/peak"]
-                near = estimate and estimate / NEAR <= peak <= estimate * NEAR
-                note = "peak of the prompt above weights and cache"
-                yield row("activations/peak", estimate, peak, "within" if near else "wrong", note, **asked)
-                segments = "the same in segments that the allocator took"
-                yield row("reserved at the peak", None, phase.peak_taken - unique, "reported", segments, **asked)
-            del out
-            huggingface.run(model, ids[:, :1], last=True, **{keyword: cache})
-            after = {**asked, "context": context + 1}
-            later = kvplan.plan(raw, **flags, **after).to_dict()
-            yield row("kv.bytes", later["kv"]["bytes"], huggingface.cache_bytes(cache), **after)
-            unique = storage_bytes(huggingface.cache_tensors(cache))
-            yield row("storage after one token", None, unique, "reported", "unique storages of the cache", **after)
-            del cache, ids
-        del model, parameters
+        yield subject.row("model.parameters", answer["model"]["parameters"], sum(p.numel() for p in parameters), asked)
+        yield subject.row("weights.bytes", answer["weights"]["bytes"], storage_bytes(parameters), asked)
+        # a short prompt first: libraries' workspaces come along
+        huggingface.run(model, torch.zeros((1, 8), dtype=torch.long, device=bench.device), last=True)
+        for tokens, sequences, judged in lengths(shape, bench.device, raw):
+            yield from _prompted(subject, memory, tokens, sequences, judged)
 
 
-BOUNDS = ("sliding_window", "chunk_size")
+def _prompted(subject: Subject, memory: Allocator, tokens: int, sequences: int, judged: bool) -> Iterator[Row]:
+    """Cache and storage after a prompt and after one token more; where ``judged`` the peak beside its estimate."""
+    import torch
+
+    from kvplan.validate import huggingface
+
+    asked = {"context": tokens, "batch": sequences}
+    plan = subject.plan(**asked, memory=2**50)
+    terms = {term["path"]: term["value"] for term in plan["terms"]}
+    ids = torch.randint(0, 256, (sequences, tokens), device=memory.device)
+    memory.give_back()
+    before = memory.phase()
+    out = huggingface.run(subject.model, ids, last=True)
+    phase = memory.phase().since(before)
+    keyword, cache = huggingface.cache_of(subject.model, out, ids)
+    held = huggingface.cache_bytes(cache)
+    unique = storage_bytes(huggingface.cache_tensors(cache))
+    yield subject.row("kv.bytes", plan["kv"]["bytes"], held, asked)
+    yield subject.row("engine/prefill_storage", terms["engine/prefill_storage"], unique - held, asked)
+    if judged:
+        peak, estimate = phase.peak - unique, terms["activations/peak"]
+        near = estimate and estimate / NEAR <= peak <= estimate * NEAR
+        note = "peak of the prompt above weights and cache"
+        yield subject.row("activations/peak", estimate, peak, asked, "within" if near else "wrong", note)
+        note = "the same in segments that the allocator took"
+        yield subject.row("reserved at the peak", None, phase.peak_taken - unique, asked, "reported", note)
+    del out
+    huggingface.run(subject.model, ids[:, :1], last=True, **{keyword: cache})
+    after = {**asked, "context": tokens + 1}
+    yield subject.row("kv.bytes", subject.plan(**after)["kv"]["bytes"], huggingface.cache_bytes(cache), after)
+    unique = storage_bytes(huggingface.cache_tensors(cache))
+    yield subject.row("storage after one token", None, unique, after, "reported", "unique storages of the cache")

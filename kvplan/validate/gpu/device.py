@@ -49,6 +49,8 @@ def memory(bench: Bench) -> Iterator[Row]:
     name, driver, tool = bench.allocator.said_by_driver()
     bench.facts["device/name"] = fact(name, "", "the driver's tool")
     bench.facts["device/driver"] = fact(driver, "", "the driver's tool")
+    bench.facts["device/torch"] = fact(torch.__version__, "", "torch")
+    bench.facts["device/cuda"] = fact(torch.version.cuda or "none", "", "torch")
     bench.facts["device/memory"] = fact(total, "bytes", "torch")
     bench.facts["device/memory, by the driver's tool"] = fact(tool, "bytes", "nvidia-smi, or /proc/meminfo on a CPU")
     bench.facts["device/kept by the driver"] = fact(tool - total, "bytes", "the difference of the two")
