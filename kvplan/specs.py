@@ -391,6 +391,7 @@ class _ModelFields(NamedTuple):
     cache_type_k: str | None = None  # formats that a scheme on the bits axis asks for
     cache_type_v: str | None = None
     offload: Offload = Offload()
+    text_type: str = ""  # the decoder's own model_type, where the config wraps one
     head_width: int | None = None  # inputs of the logits matrix where they are not the token table's width
 
 

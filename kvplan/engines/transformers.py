@@ -117,7 +117,8 @@ def prompt(spec: ModelSpec, element: int, tp: int) -> Prompt:
     normed copy and two more of its width are alive in every layer.
     """
     residual = 4 * spec.hidden * element
-    eager = spec.model_type in EAGER
+    model_type = spec.text_type or spec.model_type  # a wrapper's classes are those of its decoder
+    eager = model_type in EAGER
     found: dict[str, tuple[int, int]] = {}
 
     def take(name: str, per_token: int, per_pair: int = 0) -> None:
@@ -138,8 +139,8 @@ def prompt(spec: ModelSpec, element: int, tp: int) -> Prompt:
             per_pair = 0
             if eager:
                 # scores, masked ones, and their softmax: in float32, or where a sink takes part as they are
-                per_pair = heads * (2 * element + (element if spec.model_type in SINKS else 4))
-            elif spec.model_type == "falcon" and isinstance(mixer, Attention) and mixer.kv_heads == 1 < mixer.heads:
+                per_pair = heads * (2 * element + (element if model_type in SINKS else 4))
+            elif model_type == "falcon" and isinstance(mixer, Attention) and mixer.kv_heads == 1 < mixer.heads:
                 # one key head for many query heads: no fused kernel takes it, and torch's own makes scores in float32
                 per_pair = heads * 8
             indexer = getattr(mixer, "indexer", None)
@@ -154,13 +155,13 @@ def prompt(spec: ModelSpec, element: int, tp: int) -> Prompt:
                 continue
             hidden = mlp.expert_hidden or spec.hidden
             width = -(-mlp.width // tp)
-            pairs = mlp.experts if spec.model_type in ALL_EXPERTS else mlp.active
+            pairs = mlp.experts if model_type in ALL_EXPERTS else mlp.active
             # inputs sorted by expert, what experts make of them, weighted and sorted back; or gate, up, and their product
             each = max(5 * hidden, hidden + (4 if mlp.gated else 2) * width)
             take("experts", pairs * each * element)
     whole = len(masks) if eager or masks - {None} else 0
     layers = tuple((name, *amounts) for name, amounts in found.items())
-    return Prompt(layers, whole, element if eager else 1, element, spec.model_type in ALL_LOGITS)
+    return Prompt(layers, whole, element if eager else 1, element, model_type in ALL_LOGITS)
 
 
 # --- cache_implementation --------------------------------------------------------------------------------------------

@@ -78,6 +78,7 @@ def decoder(
     return ModelSpec(
         name="",
         model_type=c.str("model_type", ""),
+        text_type=c.str("model_type", ""),
         hidden=hidden,
         vocab=c.int("vocab_size", vocab),
         layers=layers,

@@ -138,7 +138,7 @@ class Allocator(Protocol):
         """Bytes of the device that are taken, by whomever; on a CPU those of one process, of which None takes nothing."""
 
     def said_by_driver(self) -> tuple[str, str, int]:
-        """Name, driver version and all bytes of memory, as the machine's own tool prints them."""
+        """Name, driver version and all bytes of memory, as the machine's own tool prints them; 0 where it does not."""
 
 
 class Cuda:
@@ -194,12 +194,17 @@ class Cuda:
         return total - free
 
     def said_by_driver(self) -> tuple[str, str, int]:
-        """``nvidia-smi``; raises OSError or ValueError where it is not there or says something else."""
+        """``nvidia-smi`` of the device that torch uses; torch's own name and no bytes where it does not say."""
+        properties = torch.cuda.get_device_properties(0)
+        chosen = f"GPU-{properties.uuid}" if hasattr(properties, "uuid") else "0"
         query = "--query-gpu=name,driver_version,memory.total"
-        command = ["nvidia-smi", query, "--format=csv,noheader,nounits", "--id=0"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-        name, driver, memory = done.stdout.strip().splitlines()[0].rsplit(",", 2)
-        return name.strip(), driver.strip(), int(memory) * MIB
+        command = ["nvidia-smi", query, "--format=csv,noheader,nounits", f"--id={chosen}"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+            name, driver, memory = done.stdout.strip().splitlines()[0].rsplit(",", 2)
+            return name.strip(), driver.strip(), int(memory) * MIB
+        except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+            return properties.name, "", 0
 
 
 class Host(TorchDispatchMode):

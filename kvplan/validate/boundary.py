@@ -137,10 +137,12 @@ def _warm(model: Transformer, vocab: int) -> None:
     Under a limit MKL does without a buffer that it would otherwise have taken: the search would meet another library.
     """
     reserve, model.reserve = model.reserve, 8
-    model.allocate(1, 4)
-    model.step(torch.zeros(1, dtype=torch.long, device=model.device) % vocab)
-    model.reserve = reserve
-    model.forget()
+    try:
+        model.allocate(1, 4)
+        model.step(torch.zeros(1, dtype=torch.long, device=model.device) % vocab)
+    finally:
+        model.reserve = reserve
+        model.forget()
     square = torch.zeros(512, 512, dtype=model.dtype, device=model.device)
     torch.matmul(square, square)
 
@@ -219,8 +221,14 @@ def overhead(
 ) -> tuple[Overhead, Attempt]:
     """Measured at two sizes of ``axis`` (batch or context) that fit easily; a straight line through them."""
     low, high = (runs({**asked, axis: n}) for n in small)
-    if not (low.ran and high.ran):
-        raise Unsupported(f"{axis} = {small[1]} does not run: no room to measure what a step needs beside the cache")
+    while not (low.ran and high.ran):
+        # caches larger than predicted: smaller ones are measured, and the search says how many run
+        if small[1] <= 2:
+            raise Unsupported(
+                f"{axis} = {small[1]} does not run: no room to measure what a step needs beside the cache"
+            )
+        small = (max(small[0] // 2, 1), max(small[1] // 2, 2))
+        low, high = (runs({**asked, axis: n}) for n in small)
     each = max((high.beside - low.beside) / (small[1] - small[0]), 0.0)
     return Overhead(high.outside, high.spare, high.beside - each * small[1], each), high
 

@@ -248,11 +248,12 @@ def _counters(
 def reserved(sizes: list[int], measured: int, spare: int) -> tuple[int, str, str]:
     """Bytes of the segments that caches of these sizes fill, the verdict on what was reserved for them, and why.
 
-    One segment of each size may be shared or broken up otherwise; ``spare`` bytes are free beside what was there before.
+    One segment of each size may be broken up otherwise; where ``spare`` bytes are free beside what was there before, as
+    many may be taken of them, and one shared.
     """
     made = cuda_segments(sizes)
     predicted = sum(each * count for each, count in made.items())
-    low, high = predicted - spare - sum(made), predicted + sum(made)
+    low, high = predicted - (spare + sum(made) if spare else 0), predicted + sum(made)
     verdict = "exact" if predicted == measured else "within" if low <= measured <= high else "wrong"
     return predicted, verdict, f"within one segment of each size, less {spare:,} B that are free beside what is there"
 

@@ -6,6 +6,7 @@ again: ``replay`` does, on a machine without the device that was measured.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -62,6 +63,7 @@ def environment(device: str, suite: str) -> dict[str, Any]:
         "suite": suite,
         "kvplan": __version__,
         "git": _git(),
+        "sources": _sources(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -81,13 +83,28 @@ def environment(device: str, suite: str) -> dict[str, Any]:
 
 
 def _git() -> str:
+    """The commit that is checked out, with -dirty where files differ from it; nothing outside a checkout."""
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
+
+
+def _sources() -> str:
+    """A digest of the package's own code, which is what ran, whatever is checked out."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _driver() -> str:
@@ -119,7 +136,7 @@ class Record:
         self.notes: dict[str, Any] = {}
         if resume and path is not None and path.exists():
             old = read(path)
-            for key in ("suite", "device", "device_name", "torch", "kvplan", "git"):
+            for key in ("suite", "device", "device_name", "torch", "kvplan", "sources"):
                 if old.get(key) != about.get(key):
                     raise InvalidInput("--resume", old.get(key), f"a record with {key} = {about.get(key)}", str(path))
             self.rows, self.notes = [_row(row) for row in old["rows"]], old.get("notes", {})
@@ -202,17 +219,21 @@ def asked(plan: dict[str, Any], quantity: str, configs: dict[str, Any] | None = 
 def replay(record: dict[str, Any]) -> Iterator[Row]:
     """Rows of a record that today's formulas contradict, with today's number as ``predicted`` and verdict ``wrong``.
 
-    What was exact must be the same number; an estimate that was near what was measured must still be (half to twice).
+    What was measured exactly must be what is predicted today; an estimate must lie within half to twice of it; where nothing
+    was claimed the prediction must be the same. A question that has no answer any more contradicts the record too.
     """
     configs = record.get("notes", {}).get("configs", {})
     for row in map(_row, record["rows"]):
         if row.predicted is None or not row.plan or ("." not in row.quantity and "/" not in row.quantity):
             continue
         today = asked(row.plan, row.quantity, configs)
-        if today is None or today == row.predicted:
-            continue
-        estimate = row.quantity in ESTIMATES and row.measured is not None
-        if not (estimate and today / NEAR <= row.measured <= today * NEAR):
+        if row.quantity in ESTIMATES:
+            holds = today is not None and row.measured is not None and today / NEAR <= row.measured <= today * NEAR
+        elif row.verdict in ("exact", "wrong"):
+            holds = today == row.measured
+        else:
+            holds = today == row.predicted
+        if not holds:
             yield row._replace(predicted=today, verdict="wrong", note=f"the record holds {row.predicted}")
 
 

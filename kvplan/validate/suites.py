@@ -17,7 +17,7 @@ from kvplan.validate.records import Record, Row, said
 from kvplan.validate.suite import first_line, give_back, run_cases
 from kvplan.validate.timing import bounds, timed
 
-__all__ = ["LCKV", "SUITES", "TIMED", "TOY_LCKV", "asked_of", "lckv_table", "rated", "run_suite"]
+__all__ = ["LCKV", "RATE", "SUITES", "TIMED", "TOY_LCKV", "asked_of", "lckv_table", "rated", "run_suite"]
 
 MIB = 2**20
 RATE = "tokens per second"

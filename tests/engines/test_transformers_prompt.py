@@ -131,6 +131,15 @@ def test_scores_of_eager_attention_grow_with_pairs() -> None:
     assert 4096 * (4 * 2880 + 3 * 64 * 64) * 2 + pairs == answer.activations
 
 
+def test_a_wrapper_is_what_its_decoder_is() -> None:
+    """Llava around Gemma 2: its language model has eager attention, as Gemma 2 alone has."""
+    llava, gemma = _raw("llava-1.5-7b")[0], _raw("gemma-2-2b")[0]
+    flags: dict[str, Any] = {"engine": "transformers", "dtype": "bf16", "memory": 2**50, "context": 8192}
+    wrapped = kvplan.plan({**llava, "text_config": gemma}, **flags).answer
+    assert "llava" == wrapped.spec.model_type
+    assert kvplan.plan(gemma, **flags).answer.activations == wrapped.activations
+
+
 def test_other_engines_keep_their_rule() -> None:
     """Chunks of 8192 tokens through kernels that make no copies: 2 x 4096 + 3 x 14336 elements."""
     answer = kvplan.plan("llama-3.1-8b", memory=2**40, context=32768).answer

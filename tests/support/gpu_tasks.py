@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kvplan.errors import InvalidInput
+from kvplan.errors import InvalidInput, Unsupported
 from kvplan.validate.gpu import run_gpu, suite_tasks
 from kvplan.validate.gpu.task import STAGES, Bench, Task
 from kvplan.validate.records import Row
@@ -30,6 +30,7 @@ def slow(bench: Bench, seconds: float) -> Iterator[Row]:
 
 def bad(bench: Bench, how: str) -> Iterator[Row]:
     """One row, then the end of the process, or an error."""
+    bench.facts[f"before {how}"] = {"value": 1, "unit": "", "basis": "measured", "source": "test"}
     yield Row("bad", {}, "first", 1, 1, "exact")
     if how == "exit":
         os._exit(7)
@@ -41,6 +42,8 @@ def bad(bench: Bench, how: str) -> Iterator[Row]:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
     if how == "error":
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    if how == "refusal":
+        raise Unsupported("a cache of this kind is not run")
     raise InvalidInput("scheme", "nosuch", "another")
 
 

@@ -22,7 +22,7 @@ from kvplan.validate import boundary, checks
 from kvplan.validate.allocator import Host
 from kvplan.validate.cases import REAL, TOY, ci_cases, covering
 from kvplan.validate.front import Result
-from kvplan.validate.gpu import classes, device, ends, run_gpu, schemes, suite_tasks, times
+from kvplan.validate.gpu import classes, device, ends, run_gpu, schemes, suite_tasks, times, worker
 from kvplan.validate.gpu.task import STAGES, Bench, Task
 from kvplan.validate.gpu.told import LINES, told
 from kvplan.validate.measure import Ceilings
@@ -100,7 +100,7 @@ def test_too_few_minutes_leave_the_valuable_rows(tmp_path: Path) -> None:
     place = tmp_path / "gpu.json"
     tasks = [
         Task("device", "first", gpu_tasks.good, {"name": "first"}, 5.0),
-        Task("classes", "slow", gpu_tasks.slow, {"seconds": 3600}, 6.0),
+        Task("classes", "slow", gpu_tasks.slow, {"seconds": 3600}, 6.0),  # slower than it may be
         Task("schemes", "too long", gpu_tasks.good, {"name": "too long"}, 50.0),
         Task("ends", "quick", gpu_tasks.good, {"name": "quick"}, 2.0),
     ]
@@ -108,7 +108,7 @@ def test_too_few_minutes_leave_the_valuable_rows(tmp_path: Path) -> None:
     verdicts = {(row.case, row.quantity): row.verdict for row in record.rows}
     assert "exact" == verdicts["first", "run"]
     slow = [row for row in record.rows if row.case == "slow"]
-    assert ["exact", "failed"] == [row.verdict for row in slow]
+    assert ["exact", "not run"] == [row.verdict for row in slow]
     assert "no end after 6 s, its limit" == slow[1].note
     (late,) = (row for row in record.rows if row.case == "too long")
     assert "not run" == late.verdict
@@ -119,7 +119,7 @@ def test_too_few_minutes_leave_the_valuable_rows(tmp_path: Path) -> None:
     assert 36 > record.notes["seconds"]
     # again with more time: only what was not run is done
     again = run_gpu("cpu", 5, place, resume=True, tasks=tasks)
-    assert keys(record.rows) == sorted(keys(again.rows), key=keys(record.rows).index)
+    assert set(keys(record.rows)) == set(keys(again.rows))
     assert {"exact"} == {row.verdict for row in again.rows if row.case == "too long"}
     assert 1 == sum(row.case == "first" for row in again.rows)
 
@@ -177,10 +177,11 @@ def test_bad_input_is_one_line(arguments: list[str], said: str) -> None:
 def test_a_worker_that_breaks_costs_one_row(tmp_path: Path) -> None:
     """However it ends: the rows that it sent are kept, one says why, and the next task runs in a new process."""
     how = {
-        "exit": ("failed", "the worker ended, code 7"),
+        "exit": ("failed", "the worker was gone, code 7"),
         "kill": ("failed", "the worker was killed by signal 9"),
         "memory": ("skipped", "out of memory: OutOfMemoryError"),
         "error": ("failed", "illegal memory access was encountered (bad, line"),
+        "input": ("failed", "nosuch"),
     }
     tasks = []
     for name in how:
@@ -195,7 +196,8 @@ def test_a_worker_that_breaks_costs_one_row(tmp_path: Path) -> None:
         (after,) = (row for row in record.rows if row.case == f"after {name}")
         processes.add(after.note)
         assert record.notes["facts"][f"after {name}"]["value"] == int(after.note)
-    assert len(how) == len(processes)
+        assert record.notes["facts"][f"before {name}"]["value"] == 1
+    assert len(how) - 1 == len(processes)  # bad input ends no worker
 
 
 def test_a_plan_that_is_refused_costs_no_worker(tmp_path: Path) -> None:
@@ -309,6 +311,15 @@ def test_ends_catch_a_head_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["max batch"].measured > 1.5 * rows["max batch"].predicted
 
 
+def test_ends_catch_a_cache_far_larger_than_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of what it takes: even the smaller sizes do not run, and yet the search says how many do."""
+    sizes = boundary.part_bytes
+    monkeypatch.setattr(boundary, "part_bytes", lambda *a: [size // 2 for size in sizes(*a)])
+    rows = {row.quantity: row for row in done(named(ends.tasks("cpu"), "mqa"))}
+    assert "wrong" == rows["max batch"].verdict
+    assert rows["max batch"].measured < 0.7 * rows["max batch"].predicted
+
+
 def test_ends_try_the_prediction_and_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two attempts that measure, two that prove: no search where both answers are right."""
     (row, *_) = done(named(ends.tasks("cpu"), "mqa"))
@@ -348,6 +359,26 @@ def test_a_driver_s_name_is_a_preset(said: str, slug: str | None) -> None:
     """What nvidia-smi prints; where no preset has it, nothing is claimed."""
     found = device.preset_of(said)
     assert slug == (found.name if found else None)
+
+
+def test_a_driver_that_says_nothing_costs_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its tool the device is what torch says, and nothing is claimed of its preset."""
+    monkeypatch.setattr(Host, "said_by_driver", lambda self: ("Some Device", "", 0))
+    bench = Bench(Host(), {})
+    rows = [row for task in device.tasks("cpu") for row in task.run(bench)]
+    assert {"reported"} == {row.verdict for row in rows}
+    assert "device/kept by the driver" not in bench.facts
+
+
+def test_a_worker_that_does_not_come_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one: one line, no record. A later one: its task is not run, and may be again."""
+    monkeypatch.setattr(worker, "FIRST_S", 0.0)
+    monkeypatch.setattr(worker, "START_S", 0.0)
+    result = CliRunner().invoke(app, ["validate", "--suite", "gpu"])
+    assert 2 == result.exit_code
+    assert "no worker process that uses cpu comes up here" in result.stderr
+    (row,) = worker.Worker("cpu").ask(device.tasks("cpu")[0], {}).rows
+    assert ("not run", "no worker came up: a worker did not start in 0 s") == (row.verdict, row.note)
 
 
 def test_the_first_rows_cover_every_axis() -> None:
@@ -392,6 +423,26 @@ def test_a_record_is_shown(record: Path) -> None:
     assert shown >= len(about["rows"])
     if "device_name" in about:
         assert about["device_name"] in result.stdout
+
+
+def test_a_record_that_says_no_is_not_passed_over() -> None:
+    """What was measured decides: a number that was wrong and still is, a path that is no more; a number mended since holds."""
+    plan = {"model": "llama-3.1-8b", "context": 100, "engine": "transformers", "dtype": "bf16"}
+    size = 32 * 2 * 8 * 128 * 2 * 100  # layers, K and V, heads, width, bytes, tokens
+
+    def left(*rows: Row) -> list[str]:
+        return [row.case for row in replay({"rows": [row.to_dict() for row in rows]})]
+
+    assert ["still wrong", "gone", "no term"] == left(
+        Row("still wrong", plan, "kv.bytes", size, 999, "wrong"),
+        Row("mended", plan, "kv.bytes", 999, size, "wrong"),
+        Row("gone", plan, "kv.bytez", size, size, "exact"),
+        Row("no term", plan, "engine/nosuch", 1, 1, "exact"),
+    )
+    assert ["too low"] == left(
+        Row("too low", plan, "activations/peak", 10, 1, "wrong"),
+        Row("near", plan, "activations/peak", 10, 2 * 100 * (4 * 4096 + 3 * 14336), "wrong"),
+    )
 
 
 def test_a_record_is_replayed_against_today(monkeypatch: pytest.MonkeyPatch) -> None:

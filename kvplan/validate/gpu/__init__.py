@@ -12,13 +12,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kvplan.validate.gpu.task import Task
-from kvplan.validate.gpu.worker import START_S, Worker
+from kvplan.validate.gpu.worker import NOT_RUN, START_S, Worker
 from kvplan.validate.records import BAD, Record, Row, said
 
 __all__ = ["MINUTES", "run_gpu", "suite_tasks"]
 
 MINUTES = 7.0
-NOT_RUN = "not run"
 
 
 def suite_tasks(device: str) -> list[Task]:
@@ -47,7 +46,9 @@ def run_gpu(
     worker = Worker(device)
     try:
         record = Record(worker.about("gpu"), place, resume=resume)
-        record.rows = [row for row in record.rows if row.verdict != NOT_RUN]
+        # a task that did not come to its end is done again, whole
+        again = {(row.stage, row.case) for row in record.rows if row.verdict == NOT_RUN}
+        record.rows = [row for row in record.rows if (row.stage, row.case) not in again]
         _run(list(suite_tasks(device) if tasks is None else tasks), record, worker, begun, minutes * 60)
     finally:
         worker.end()

@@ -15,7 +15,7 @@ from kvplan.errors import MissingExtra
 from kvplan.importers.files import parse_object
 from kvplan.validate.allocator import Allocator
 from kvplan.validate.gpu.task import Bench, Task
-from kvplan.validate.measure import storage_bytes
+from kvplan.validate.measure import out_of_memory, storage_bytes
 from kvplan.validate.records import NEAR, Row
 
 __all__ = ["SHAPES", "Shape", "Subject", "configured", "lengths", "tasks"]
@@ -214,7 +214,15 @@ def _prompted(subject: Subject, memory: Allocator, tokens: int, sequences: int, 
     ids = torch.randint(0, 256, (sequences, tokens), device=memory.device)
     memory.give_back()
     before = memory.phase()
-    out = huggingface.run(subject.model, ids, last=True)
+    estimate = terms["activations/peak"]
+    room = memory.free()[0] - plan["kv"]["bytes"] - terms["engine/prefill_storage"]
+    try:
+        out = huggingface.run(subject.model, ids, last=True)
+    except Exception as e:
+        if out_of_memory(e) and judged and estimate * NEAR < room:
+            note = f"out of memory with {room:,} B left beside weights and cache"
+            yield subject.row("activations/peak", estimate, None, asked, "wrong", note)
+        raise
     phase = memory.phase().since(before)
     keyword, cache = huggingface.cache_of(subject.model, out, ids)
     held = huggingface.cache_bytes(cache)
@@ -222,7 +230,7 @@ def _prompted(subject: Subject, memory: Allocator, tokens: int, sequences: int, 
     yield subject.row("kv.bytes", plan["kv"]["bytes"], held, asked)
     yield subject.row("engine/prefill_storage", terms["engine/prefill_storage"], unique - held, asked)
     if judged:
-        peak, estimate = phase.peak - unique, terms["activations/peak"]
+        peak = phase.peak - unique
         near = estimate and estimate / NEAR <= peak <= estimate * NEAR
         note = "peak of the prompt above weights and cache"
         yield subject.row("activations/peak", estimate, peak, asked, "within" if near else "wrong", note)

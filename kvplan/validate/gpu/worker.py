@@ -10,18 +10,23 @@ import gc
 import os
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from kvplan.errors import KvplanError
+from kvplan.errors import KvplanError, MissingExtra, Unsupported
 from kvplan.validate.gpu.task import Bench, Facts, Task
 from kvplan.validate.records import Row
 
-__all__ = ["START_S", "Done", "Worker"]
+__all__ = ["FIRST_S", "NOT_RUN", "START_S", "Done", "Worker"]
 
-START_S = 20.0  # at the longest until a worker has imported what it needs
+START_S = 20.0  # at the longest until another worker has imported what it needs
+FIRST_S = 120.0  # and the first, which may read torch from a cold disk
+NOT_RUN = "not run"  # the verdict of what another run may still do
+# segments are those of the default allocator, which reads these when torch is loaded
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 class Done(NamedTuple):
@@ -44,68 +49,83 @@ class Worker:
         """Whether a process waits for the next task."""
         return self.process is not None and self.process.is_alive()
 
-    def start(self) -> None:
+    def start(self, within: float | None = None) -> None:
         """Starts a process; raises TimeoutError or EOFError where it does not come up."""
+        self.end()
+        within = START_S if within is None else within
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, self.device), daemon=False)
-        self.process.start()
+        kept = {name: os.environ.pop(name) for name in ALLOCATOR if name in os.environ}
+        try:
+            self.process.start()
+        finally:
+            os.environ.update(kept)
         theirs.close()
-        if not self.connection.poll(START_S):
-            self.end()
-            raise TimeoutError(f"a worker did not start in {START_S:.0f} s")
+        if not self.connection.poll(within):
+            raise TimeoutError(f"a worker did not start in {within:.0f} s")
         self.connection.recv()
 
     def end(self) -> None:
         """Ends the process, whatever it does."""
         if self.process is not None:
             self.process.kill()
-            self.process.join()
+            self.process.join(10)  # one that waits for a driver may take its time, and nobody waits for it
             self.connection.close()
             self.process = None
 
     def about(self, suite: str) -> dict[str, Any]:
-        """Where and with what a record is made, as the worker sees it: asking the device takes memory of it."""
-        self.start()
-        self.connection.send(suite)
-        found: dict[str, Any] = self.connection.recv()
+        """Where and with what a record is made, as the worker sees it: asking the device takes memory of it.
+
+        Raises Unsupported where the first worker does not come up.
+        """
+        try:
+            self.start(FIRST_S)
+            self.connection.send(suite)
+            if not self.connection.poll(FIRST_S):
+                raise TimeoutError("no answer")
+            found: dict[str, Any] = self.connection.recv()
+        except (TimeoutError, EOFError, OSError) as e:
+            self.end()
+            raise Unsupported(
+                f"no worker process that uses {self.device} comes up here: {str(e) or 'it ended'}"
+            ) from None
         return found
 
     def ask(self, task: Task, facts: Facts) -> Done:
         """Runs one task within its limit; a worker that breaks, hangs or ends is a row, beside those that it sent before."""
-        begun = time.monotonic()
         rows: list[Row] = []
         try:
             if not self.alive:
                 self.start()
-            begun = time.monotonic()
+        except (TimeoutError, EOFError, OSError) as e:
+            self.end()
+            return Done([_ended(task, NOT_RUN, f"no worker came up: {str(e) or 'it ended'}")], facts)
+        begun = time.monotonic()
+        try:
             self.connection.send((task, facts))
             while True:
                 if not self.connection.poll(max(begun + task.limit_s - time.monotonic(), 0)):
-                    raise TimeoutError(f"no end after {task.limit_s:.0f} s, its limit")
-                kind, what = self.connection.recv()
-                if kind == "row":
-                    rows.append(what)
-                elif kind == "broke":  # it says why and ends
                     self.end()
-                    return Done([*rows, what], facts)
-                else:
-                    return Done(rows, what)
-        except TimeoutError as e:
-            self.end()
-            return Done([*rows, _failed(task, str(e))], facts)
+                    return Done([*rows, _ended(task, NOT_RUN, f"no end after {task.limit_s:.0f} s, its limit")], facts)
+                kind, row, facts = self.connection.recv()
+                if row is not None:
+                    rows.append(row)
+                if kind == "broke":  # it says why and ends
+                    self.end()
+                if kind != "row":
+                    return Done(rows, facts)
         except (EOFError, OSError):
             self.process.join(5)
             code = self.process.exitcode
             self.end()
-            reason = (
-                f"the worker was killed by signal {-code}" if code and code < 0 else f"the worker ended, code {code}"
-            )
-            return Done([*rows, _failed(task, f"{reason}, after {time.monotonic() - begun:.0f} s")], facts)
+            reason = f"killed by signal {-code}" if code and code < 0 else f"gone, code {code}"
+            note = f"the worker was {reason}, after {time.monotonic() - begun:.0f} s"
+            return Done([*rows, _ended(task, "failed", note)], facts)
 
 
-def _failed(task: Task, note: str) -> Row:
-    return Row(task.name, {}, "run", None, None, "failed", note)
+def _ended(task: Task, verdict: str, note: str) -> Row:
+    return Row(task.name, {}, "run", None, None, verdict, note)
 
 
 # --- in the worker ---------------------------------------------------------------------------------------------------
@@ -115,8 +135,6 @@ def _serve(connection: Connection, device: str) -> None:
     """Takes tasks until the parent closes the pipe, or is gone."""
     os.dup2(2, 1)  # stdout is the parent's data
     threading.Thread(target=_follow, daemon=True).start()
-    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):  # segments are those of the default allocator
-        os.environ.pop(name, None)
     from kvplan.validate.allocator import allocator_of
     from kvplan.validate.records import environment
 
@@ -137,34 +155,34 @@ def _serve(connection: Connection, device: str) -> None:
             continue
         task, facts = message
         bench = Bench(allocator, dict(facts))
-        for kind, what in _answers(task, bench):
-            connection.send((kind, what))
+        for kind, row in _answers(task, bench):
+            connection.send((kind, row, bench.facts))
             if kind == "broke":
                 return
 
 
-def _answers(task: Task, bench: Bench) -> Iterator[tuple[str, Any]]:
-    """The rows of a task as they come, then its facts; or the row that says why it broke."""
+def _answers(task: Task, bench: Bench) -> Iterator[tuple[str, Row | None]]:
+    """The rows of a task as they come, then none; or the row that says why it broke."""
     from kvplan.validate.measure import out_of_memory
     from kvplan.validate.suite import first_line
 
     try:
         for row in task.run(bench, **task.arguments):
             yield "row", row
+    except (MissingExtra, Unsupported) as e:
+        yield "row", _ended(task, "skipped", str(e))
     except KvplanError as e:
-        yield "row", Row(task.name, {}, "run", None, None, "skipped", str(e))
+        yield "row", _ended(task, "failed", str(e))
     except Exception as e:
         if out_of_memory(e):
-            yield "broke", Row(task.name, {}, "run", None, None, "skipped", f"out of memory: {first_line(e)}")
+            yield "broke", _ended(task, "skipped", f"out of memory: {first_line(e)}")
         else:
-            import traceback
-
             at = traceback.extract_tb(e.__traceback__)[-1]
-            yield "broke", _failed(task, f"{first_line(e)} ({at.name}, line {at.lineno})")
+            yield "broke", _ended(task, "failed", f"{first_line(e)} ({at.name}, line {at.lineno})")
         return
     bench.allocator.give_back()
     gc.freeze()  # modules and what they keep: the next collection need not walk them (0.3 s with transformers loaded)
-    yield "done", bench.facts
+    yield "done", None
 
 
 def _follow() -> None:
