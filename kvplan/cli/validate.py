@@ -28,7 +28,7 @@ from kvplan.cli.options import (
     Vocab,
     Window,
 )
-from kvplan.errors import MissingExtra
+from kvplan.errors import InvalidInput, MissingExtra
 
 __all__ = ["validate"]
 
@@ -59,7 +59,9 @@ def validate(
     record: Annotated[Text, typer.Option(help="File of the JSON record.", rich_help_panel=RUN)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep what the record holds.", rich_help_panel=RUN)] = False,
     junit: Annotated[Text, typer.Option(help="File of a JUnit report.", rich_help_panel=RUN)] = None,
-    show: Annotated[Text, typer.Option(help="Print a record, and run nothing.", rich_help_panel=RUN)] = None,
+    show: Annotated[
+        Text, typer.Option(help="Print a record, and run nothing; exit code 0 whatever it says.", rich_help_panel=RUN)
+    ] = None,
     context: Context = None,
     batch: Batch = None,
     scheme: SchemeText = None,
@@ -94,7 +96,10 @@ def validate(
 
     front = _front()
     if show is not None:
-        print(as_stdout_can(front.show(show, screen()[0])), end="")
+        beside = [name for name in given if name not in ("show", "as_json", "device", "jobs", "steps", "count", "seed")]
+        if beside:
+            raise InvalidInput("--show", show, f"alone or with --json, not with {beside[0].replace('_', '-')}")
+        print(as_stdout_can(front.show(show, screen()[0], as_json=as_json)), end="")
         raise typer.Exit(0)
     for name in ("as_json", "model"):
         given.pop(name, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvplan.catalog import model_preset, read_json
-from kvplan.errors import InvalidInput, MissingExtra, UnknownName
+from kvplan.errors import InvalidInput, MissingExtra, UnknownName, one_line
 from kvplan.importers.files import parse_object
 from kvplan.units import parse_count
 from kvplan.validate.cases import single
@@ -31,6 +32,7 @@ ENGINES = {
 NAMES = [*SUITES, "gpu", "types"]
 REFERENCES = ("transformers", *ENGINES)
 INCOMPLETE = 3
+LONGEST = 10_000  # minutes that may be asked for: a week
 PROOF = 64  # tokens over which a single configuration's logits are proved: the definition runs key by key
 
 
@@ -107,7 +109,15 @@ def validate(
         suite = "types"
     if suite is None and model is None and not asked and reference is None:
         raise InvalidInput("validate", None, f"a model, numbers, or --suite {' | '.join(NAMES)}")
+    for value, option in ((steps, "steps"), (count, "count")):
+        parse_count(value, option)
+    if jobs < 1:
+        raise InvalidInput("--jobs", jobs, "1 or more")
     device = device_of(device)
+    if resume and _place(record, suite, device) is None:
+        raise InvalidInput("--resume", True, "--record FILE beside it: the record to go on with")
+    if record is not None and record == junit_path:
+        raise InvalidInput("--junit", junit_path, "another file than --record")
     if suite == "gpu":
         return _gpu(device, minutes, _place(record, suite, device), resume, junit_path)
     name = suite or (f"reference {reference}" if reference else "single")
@@ -135,7 +145,7 @@ def _kept(result: Result, name: str, junit_path: str | None) -> Result:
     if result.record.path is not None:
         said(f"record: {result.record.path}")
     if junit_path is not None:
-        written(Path(junit_path), junit(result.record.rows, name))
+        written(Path(junit_path), junit(result.record.rows, name), "--junit")
     return result
 
 
@@ -144,23 +154,23 @@ def _gpu(device: str, minutes: float | str | None, place: Path | None, resume: b
     from kvplan.validate.gpu import MINUTES, run_gpu
 
     try:
-        allowed = MINUTES if minutes is None else float(minutes)
+        allowed = MINUTES if minutes is None else float(str(minutes).replace("_", "?"))
     except ValueError:
         allowed = 0.0
-    if not 0 < allowed < 1e5:
-        raise InvalidInput("--minutes", minutes, "a number of minutes above 0")
+    if not 0 < allowed <= LONGEST:
+        raise InvalidInput("--minutes", minutes, f"a number of minutes above 0 and up to {LONGEST:,}")
     return _kept(Result(run_gpu(device, allowed, place, resume=resume), ""), "gpu", junit_path)
 
 
-def show(path: str, columns: int) -> str:
+def show(path: str, columns: int, *, as_json: bool = False) -> str:
     """A record as text: where it was made, what it says at a glance, and every row. Raises InvalidInput where it is none."""
-    record = Record.of(Path(path))
+    record = Record.of(Path(path), "--show")
+    if as_json:
+        return record.to_json()
     result = Result(record, summary(record.rows))
-    where = ", ".join(
-        f"{name} {record.about[name]}"
-        for name in ("suite", "device", "device_name", "driver", "cuda", "torch", "python", "kvplan", "git", "date")
-        if record.about.get(name)
-    )
+    names = ("suite", "device", "device_name", "driver", "cuda", "torch", "python", "kvplan", "git", "sources", "date")
+    said_of = ", ".join(f"{name} {one_line(str(record.about[name]))[:80]}" for name in names if record.about.get(name))
+    where = textwrap.fill(said_of, columns, subsequent_indent="  ")
     glance = (
         result.text(columns) if record.about.get("suite") == "gpu" else lckv_table(record.rows) + result.head + "\n"
     )
@@ -170,6 +180,8 @@ def show(path: str, columns: int) -> str:
 def _place(record: str | None, suite: str | None, device: str) -> Path | None:
     """Where the record goes: as asked for; a long suite is kept even unasked, so that it can go on after a kill."""
     if record is not None:
+        if not record.strip() or (Path(record).exists() and not Path(record).is_file()):
+            raise InvalidInput("--record", record, "the name of a file")
         return Path(record)
     if suite not in ("full", "lckv") and (suite, device) != ("gpu", "cuda"):
         return None

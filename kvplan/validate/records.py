@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from kvplan.errors import InvalidInput
+from kvplan.errors import InvalidInput, one_line
 from kvplan.version import __version__
 
 __all__ = ["BAD", "NEAR", "Record", "Row", "environment", "junit", "replay", "written"]
 
 # exact: equal; within: inside the tolerance that the row states; reported: nothing was claimed; skipped: named why
 BAD = frozenset({"wrong", "failed"})
+# refused: by kvplan, in the suite types
+VERDICTS = BAD | {"exact", "within", "reported", "skipped", "not run", "refused"}
 # terms that are estimates, and how far off they may be either way
 ESTIMATES = frozenset({"activations/peak", "runtime/context"})
 NEAR = 2
@@ -51,7 +53,7 @@ class Row(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """As the record holds it."""
         kept = {name: value for name, value in self._asdict().items() if name != "stage" or value}
-        return kept | {"ratio": self.ratio}
+        return kept | {"note": one_line(self.note), "ratio": self.ratio}
 
 
 def environment(device: str, suite: str) -> dict[str, Any]:
@@ -115,16 +117,28 @@ def _driver() -> str:
         return ""
 
 
-def written(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: to a temporary name beside it, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(partial, 0o666 & ~mask)  # mkstemp's file is its owner's alone
-    os.replace(partial, path)
+def written(path: Path, text: str, option: str = "--record") -> None:
+    """Writes a file whole or not at all: to a temporary name beside it, then renamed. Links are followed.
+
+    Raises InvalidInput where that cannot be: for what is no file, and where there is no place or no permission.
+    """
+    place = path.resolve()
+    if place.exists() and not place.is_file():
+        raise InvalidInput(option, str(path), "the name of a file")
+    partial = None
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(partial, 0o666 & ~mask)  # mkstemp's file is its owner's alone
+        os.replace(partial, place)
+    except OSError as e:
+        if partial is not None:
+            Path(partial).unlink(missing_ok=True)
+        raise InvalidInput(option, str(path), f"a file that can be written ({e.strerror})") from None
 
 
 class Record:
@@ -134,17 +148,26 @@ class Record:
         self.about, self.path = about, path
         self.rows: list[Row] = []
         self.notes: dict[str, Any] = {}
-        if resume and path is not None and path.exists():
-            old = read(path)
-            for key in ("suite", "device", "device_name", "torch", "kvplan", "sources"):
-                if old.get(key) != about.get(key):
-                    raise InvalidInput("--resume", old.get(key), f"a record with {key} = {about.get(key)}", str(path))
-            self.rows, self.notes = [_row(row) for row in old["rows"]], old.get("notes", {})
+        if path is None or not (path.exists() and path.is_file()):
+            return
+        old = read(path, "--resume" if resume else "--record")
+        if not resume:
+            if old["rows"]:
+                rule = f"a new file, or --resume beside it: this one holds {len(old['rows']):,} rows"
+                raise InvalidInput("--record", str(path), rule)
+            return
+        for key in ("suite", "device", "device_name", "torch", "kvplan"):
+            if old.get(key) != about.get(key):
+                raise InvalidInput("--resume", old.get(key), f"a record with {key} = {about.get(key)}", str(path))
+        if old.get("sources") != about.get("sources"):
+            rule = "a record that this very code began: kvplan's own has changed since, so begin a new one"
+            raise InvalidInput("--resume", str(path), rule)
+        self.rows, self.notes = [_row(row) for row in old["rows"]], old["notes"]
 
     @classmethod
-    def of(cls, path: Path) -> Record:
+    def of(cls, path: Path, option: str = "record") -> Record:
         """The record of a file, to be read. Raises InvalidInput where it is none."""
-        about = read(path)
+        about = read(path, option)
         made = cls(about, None)
         made.rows, made.notes = [_row(row) for row in about.pop("rows")], about.pop("notes", {})
         return made
@@ -180,15 +203,76 @@ class Record:
         return [row for row in self.rows if row.verdict in BAD]
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A record from a file. Raises InvalidInput where it is none."""
+WORDS = ("case", "quantity", "verdict", "note", "stage")
+LONGEST = 2**26  # bytes of a record's file: 70 times what an H100's holds
+
+
+def read(path: Path, option: str = "record") -> dict[str, Any]:
+    """A record from a file, every row of it checked. Raises InvalidInput where it is none."""
+    rule = "a record that kvplan validate wrote"
     try:
+        if path.stat().st_size > LONGEST:
+            raise InvalidInput(option, str(path), f"{rule}, of at most {LONGEST:,} bytes")
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise InvalidInput("record", str(path), f"a record that kvplan validate wrote ({e})") from None
-    if not isinstance(found, dict) or found.get("record") != 1 or not isinstance(found.get("rows"), list):
-        raise InvalidInput("record", str(path), 'a record that kvplan validate wrote ("record": 1 and rows)')
+    except (OSError, ValueError, RecursionError) as e:
+        raise InvalidInput(option, str(path), f"{rule} ({one_line(str(e))[:120]})") from None
+    if not isinstance(found, dict) or found.get("record") is True or found.get("record") != 1:
+        raise InvalidInput(option, str(path), f'{rule} ("record": 1)')
+    if not isinstance(found.get("rows"), list) or not isinstance(found.setdefault("notes", {}), dict):
+        raise InvalidInput(option, str(path), f"{rule} (rows are a list, notes an object)")
+    wrong = _fault_of_notes(found["notes"])
+    if wrong:
+        raise InvalidInput(option, str(path), f"{rule}: it {wrong}")
+    for i, row in enumerate(found["rows"]):
+        wrong = _fault(row)
+        if wrong:
+            raise InvalidInput(option, str(path), f"{rule}: rows[{i}] {wrong}")
     return found
+
+
+def _fault(row: Any) -> str:
+    """What is wrong with a row of a record, or nothing."""
+    if not isinstance(row, dict):
+        return "is no object"
+    for name in ("case", "plan", "quantity", "predicted", "measured", "verdict"):
+        if name not in row:
+            return f"has no {name}"
+    for name in WORDS:
+        if not isinstance(row.get(name, ""), str) or not row.get(name, "").isprintable():
+            return f"has a {name} that is no printable text"
+    if row["verdict"] not in VERDICTS:
+        return f"has a verdict that is none of {', '.join(sorted(VERDICTS))}"
+    if not isinstance(row["plan"], dict):
+        return "has a plan that is no object"
+    for name in ("predicted", "measured"):
+        value = row[name]
+        if value is not None and not _number(value):
+            return f"has a {name} that is no number"
+    return ""
+
+
+def _number(value: Any) -> bool:
+    """Whether a value is a number that can be divided and shown; what went wrong may be NaN."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value.bit_length() < 1000
+    return isinstance(value, float)
+
+
+def _fault_of_notes(notes: dict[str, Any]) -> str:
+    """What is wrong with what a record holds beside its rows, or nothing."""
+    for name in ("facts", "stages", "configs"):
+        if not isinstance(notes.get(name, {}), dict):
+            return f"has {name} that are no object"
+    for path, each in notes.get("facts", {}).items():
+        value = each.get("value") if isinstance(each, dict) else None
+        words = (path, each.get("unit"), each.get("source")) if isinstance(each, dict) else (None,)
+        if not all(isinstance(word, str) and word.isprintable() for word in words):
+            return "has a fact that is no object of value, unit and source"
+        if not _number(value) and not (isinstance(value, str) and value.isprintable()):
+            return "has a fact whose value is neither a number nor printable text"
+    if not all(_number(value) for value in notes.get("stages", {}).values()):
+        return "has a stage that ended at no number of seconds"
+    return ""
 
 
 def _row(raw: dict[str, Any]) -> Row:
@@ -241,7 +325,7 @@ def junit(rows: Iterable[Row], name: str) -> str:
     """A JUnit report: one test case a row."""
     rows = list(rows)
     bad = [row for row in rows if row.verdict in BAD]
-    skipped = [row for row in rows if row.verdict == "skipped"]
+    skipped = [row for row in rows if row.verdict in ("skipped", "not run")]
     suite = ElementTree.Element(
         "testsuite",
         name=f"kvplan validate {name}",
@@ -254,7 +338,7 @@ def junit(rows: Iterable[Row], name: str) -> str:
         said = f"predicted {row.predicted}, measured {row.measured}; {row.note}".strip("; ")
         if row.verdict in BAD:
             ElementTree.SubElement(case, "failure", message=said)
-        elif row.verdict == "skipped":
+        elif row in skipped:
             ElementTree.SubElement(case, "skipped", message=row.note)
     return ElementTree.tostring(suite, encoding="unicode") + "\n"
 

@@ -125,7 +125,7 @@ def table(rows: Iterable[Row], columns: int = 80, *, only: Callable[[Row], bool]
         ratio = f"{row.ratio:.4f}" if row.ratio is not None else ""
         predicted, measured = shown(row.predicted, row.quantity), shown(row.measured, row.quantity)
         quantity = row.quantity.removesuffix(".total")
-        if row.plan.get("context") and "." in row.quantity:
+        if isinstance(row.plan.get("context"), int) and "." in row.quantity:
             quantity += f" S={row.plan['context']}"
         lines.append(f"  {quantity:<22} {predicted:>17} {measured:>17} {ratio:>8} {row.verdict}")
         if row.note and row.verdict in (*BAD, "skipped"):

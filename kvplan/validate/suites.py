@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kvplan.errors import KvplanError, Unsupported
+from kvplan.errors import KvplanError, Unsupported, one_line
 from kvplan.validate.allocator import Cuda
 from kvplan.validate.boundary import Boundary, boundary
 from kvplan.validate.cases import Case, ci_cases
@@ -186,17 +186,17 @@ def lckv_table(rows: list[Row]) -> str:
     base = 0.0
     for each in found.values():
         batch, rate = each.get("max batch"), each.get(RATE)
-        if batch is None or batch.measured is None:
+        if batch is None or batch.measured is None or batch.predicted is None:
             continue
         speed = float(rate.measured or 0) if rate else 0.0
         base = base or speed
-        scheme = batch.plan.get("scheme") or "mha"
+        scheme = one_line(str(batch.plan.get("scheme") or "mha"))
         bound = f"{rate.predicted:,.0f}" if rate and rate.predicted else ""
         relative = f"{speed / base:.2f}" if base else ""
         lines.append(
             f"  {scheme:<24} {batch.measured:>10,} {batch.predicted:>10,} {speed:>10,.0f} {relative:>8} {bound:>10}"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" if len(lines) > 1 else ""
 
 
 SUITES: dict[str, Callable[[Record, str, int], None]] = {"ci": ci, "full": full, "lckv": lckv, "parallel": parallel}

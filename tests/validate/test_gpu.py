@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from kvplan.validate.gpu import classes, device, ends, run_gpu, schemes, suite_t
 from kvplan.validate.gpu.task import STAGES, Bench, Task
 from kvplan.validate.gpu.told import LINES, told
 from kvplan.validate.measure import Ceilings
-from kvplan.validate.records import BAD, Record, Row, read, replay
+from kvplan.validate.records import BAD, Record, Row, junit, read, replay
 from tests.support import gpu_tasks
 
 ROOT = Path(__file__).parents[2]
@@ -156,7 +157,14 @@ def test_exit_codes(verdicts: list[str], code: int) -> None:
         (["--suite", "gpu", "--minutes", "nan"], "--minutes: got 'nan'"),
         (["--suite", "ci", "--minutes", "3"], "--suite gpu beside it"),
         (["--suite", "gpu", "--layers", "4"], "nothing beside --suite gpu"),
-        (["--show", "nosuch.json"], "a record that kvplan validate wrote"),
+        (["--show", "nosuch.json"], "--show: got 'nosuch.json', allowed: a record that kvplan validate wrote"),
+        (["--show", "r.json", "--suite", "ci"], "alone or with --json, not with suite"),
+        (["--suite", "gpu", "--resume"], "--record FILE beside it"),
+        (["--suite", "ci", "--record", "x", "--junit", "x"], "another file than --record"),
+        (["--suite", "gpu", "--jobs", "0"], "--jobs: got 0"),
+        (["--suite", "gpu", "--steps", "few"], "steps: got 'few'"),
+        (["--suite", "gpu", "--minutes", "1e9"], "up to 10,000"),
+        (["--suite", "ci", "--record", ""], "the name of a file"),
         (
             ["--suite", "gpu", "--resume", "--record", str(ROOT / "tests/records/ci-cpu.json")],
             "a record with suite = gpu",
@@ -423,6 +431,98 @@ def test_a_record_is_shown(record: Path) -> None:
     assert shown >= len(about["rows"])
     if "device_name" in about:
         assert about["device_name"] in result.stdout
+
+
+def written(**changes: Any) -> dict[str, Any]:
+    """A small record, with something changed in it."""
+    row = Row("a case", {"context": 3}, "kv.bytes", 1, 1, "exact", "", "device").to_dict()
+    return {"record": 1, "suite": "gpu", "torch": "2", "device": "cpu", "notes": {}, "rows": [row], **changes}
+
+
+ROW = written()["rows"][0]
+HOSTILE = {
+    "notes are a number": written(notes=7),
+    "rows are numbers": written(rows=[1, 2]),
+    "a row without anything": written(rows=[{}]),
+    "a row without a plan": written(rows=[{name: value for name, value in ROW.items() if name != "plan"}]),
+    "a plan that is a number": written(rows=[{**ROW, "plan": 7}]),
+    "a case that is none": written(rows=[{**ROW, "case": None}]),
+    "an escape sequence": written(rows=[{**ROW, "case": "\x1b[31mred"}]),
+    "two lines": written(rows=[{**ROW, "quantity": "kv.bytes\nall is well"}]),
+    "a verdict of its own": written(rows=[{**ROW, "verdict": "splendid"}]),
+    "a verdict that is a list": written(rows=[{**ROW, "verdict": [1]}]),
+    "a measured word": written(rows=[{**ROW, "measured": "x"}]),
+    "a huge number": written(rows=[{**ROW, "measured": 10**400}]),
+    "facts that are a list": written(notes={"facts": [1]}),
+    "a fact without a unit": written(notes={"facts": {"a": {"value": 1}}}),
+    "a version that is true": written(record=True),
+    "a version that is later": written(record=99),
+}
+
+
+@pytest.mark.parametrize("option", ["--show", "--resume", "--record"])
+@pytest.mark.parametrize("fault", HOSTILE)
+def test_a_record_from_a_stranger(fault: str, option: str, tmp_path: Path) -> None:
+    """Bounded and checked: one line that names the file, exit code 2, and the file is as it was."""
+    place = tmp_path / "r.json"
+    text = json.dumps(HOSTILE[fault])
+    place.write_text(text)
+    asked = {"--show": ["--show", str(place)], "--record": ["--suite", "ci", "--record", str(place)]}
+    asked["--resume"] = [*asked["--record"], "--resume"]
+    result = CliRunner().invoke(app, ["validate", *asked[option]])
+    assert 2 == result.exit_code, result.exception
+    # a long path loses its middle, not its name
+    assert f"{option}: got '" in result.stderr
+    assert "r.json', allowed: a record that kvplan validate wrote" in result.stderr
+    assert 1 == len(result.stderr.strip().splitlines())
+    assert text == place.read_text()
+    assert [place] == list(tmp_path.iterdir())
+
+
+def test_a_header_from_a_stranger_is_shown_harmless(tmp_path: Path) -> None:
+    """Escape sequences are escaped; depth is an error of one line; --json is the record."""
+    place = tmp_path / "r.json"
+    place.write_text(json.dumps(written(device="\x1b[31mcuda\n")))
+    result = CliRunner().invoke(app, ["validate", "--show", str(place)])
+    assert 0 == result.exit_code
+    assert "\x1b" not in result.stdout
+    assert "\\x1b[31mcuda\\n" in result.stdout
+    assert [ROW] == json.loads(CliRunner().invoke(app, ["validate", "--show", str(place), "--json"]).stdout)["rows"]
+    place.write_text("[" * 200_000)
+    result = CliRunner().invoke(app, ["validate", "--show", str(place)])
+    assert (2, 1) == (result.exit_code, len(result.stderr.strip().splitlines()))
+
+
+def test_nothing_that_lies_there_is_lost(tmp_path: Path) -> None:
+    """A record with rows, a text, a folder and a device are refused; a link is followed; a folder without permission is named."""
+    text, record, link = tmp_path / "README.md", tmp_path / "r.json", tmp_path / "link.json"
+    text.write_text("words")
+    record.write_text(json.dumps(written()))
+    for place, said in (
+        (text, "a record that kvplan validate wrote"),
+        (record, "a new file, or --resume beside it: this one holds 1 rows"),
+        (tmp_path, "the name of a file"),
+        (Path("/dev/null"), "the name of a file"),
+    ):
+        for suite in (["--suite", "ci"], ["--suite", "gpu", "--minutes", "0.01"]):
+            result = CliRunner().invoke(app, ["validate", *suite, "--record", str(place)])
+            assert 2 == result.exit_code, result.exception
+            assert f"{place.name}', allowed: {said}" in result.stderr
+    assert ("words", json.dumps(written())) == (text.read_text(), record.read_text())
+    link.symlink_to(tmp_path / "target.json")
+    run_gpu("cpu", 0.01, link)
+    assert link.is_symlink()
+    assert read(tmp_path / "target.json")["rows"]
+    result = CliRunner().invoke(app, ["validate", "--suite", "gpu", "--minutes", "0.01", "--record", "/proc/r.json"])
+    assert 2 == result.exit_code, result.exception
+    assert "--record: got '/proc/r.json', allowed: a file that can be written" in result.stderr
+    assert 1 == len([line for line in result.stderr.splitlines() if "--record" in line])
+
+
+def test_a_report_says_what_was_not_run() -> None:
+    """JUnit: skipped, not passed."""
+    rows = [Row("a", {}, "run", None, None, "not run", "no time"), Row("b", {}, "run", 1, 1, "exact")]
+    assert 'skipped="1"' in junit(rows, "gpu")
 
 
 def test_a_record_that_says_no_is_not_passed_over() -> None:

@@ -73,7 +73,10 @@ def test_the_search_ends_at_the_edge() -> None:
         ([], "a model, numbers, or --suite"),
         (["llama-3.1-8b", "--reference", "jax"], "unknown reference 'jax'"),
         (["--suite", "types", "--types", "lama"], "unknown model_type 'lama'"),
-        (["--suite", "ci", "--resume", "--record", "/dev/null"], "a record that kvplan validate wrote"),
+        (
+            ["--suite", "ci", "--resume", "--record", "/dev/null"],
+            "--record: got '/dev/null', allowed: the name of a file",
+        ),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], said: str) -> None:

@@ -50,6 +50,10 @@ def run_gpu(
         again = {(row.stage, row.case) for row in record.rows if row.verdict == NOT_RUN}
         record.rows = [row for row in record.rows if (row.stage, row.case) not in again]
         _run(list(suite_tasks(device) if tasks is None else tasks), record, worker, begun, minutes * 60)
+    except KeyboardInterrupt:
+        if place is not None and place.is_file():
+            said(f"interrupted: {place} holds what was done; --resume goes on from it")
+        raise
     finally:
         worker.end()
     return record

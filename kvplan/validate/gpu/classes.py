@@ -102,7 +102,7 @@ SHAPES = (
 def tasks(device: str) -> list[Task]:
     """One task a class."""
     return [
-        Task("classes", shape.preset, observed, {"shape": shape}, 50.0 if device == "cuda" else 20.0)
+        Task("classes", shape.preset, observed, {"shape": shape}, 50.0 if device == "cuda" else 15.0)
         for shape in SHAPES
     ]
 
@@ -232,7 +232,7 @@ def _prompted(subject: Subject, memory: Allocator, tokens: int, sequences: int, 
     if judged:
         peak = phase.peak - unique
         near = estimate and estimate / NEAR <= peak <= estimate * NEAR
-        note = "peak of the prompt above weights and cache"
+        note = "peak of the prompt above weights and cache: half to twice of an estimate"
         yield subject.row("activations/peak", estimate, peak, asked, "within" if near else "wrong", note)
         note = "the same in segments that the allocator took"
         yield subject.row("reserved at the peak", None, phase.peak_taken - unique, asked, "reported", note)

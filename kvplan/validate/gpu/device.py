@@ -30,9 +30,9 @@ KEPT = 640 * MIB  # by a driver, of a small card
 
 def tasks(device: str) -> list[Task]:
     """Total memory, a process's own share of it, and rates."""
-    worst = 60.0 if device == "cuda" else 40.0
+    worst = 60.0 if device == "cuda" else 20.0
     return [
-        Task("device", "memory", memory, {}, 20.0),
+        Task("device", "memory", memory, {}, 35.0 if device == "cuda" else 10.0),
         Task("device", "a process's own share", share, {}, worst),
         Task("device", "rates", rates, {}, worst),
     ]

@@ -36,7 +36,7 @@ def tasks(device: str) -> list[Task]:
             f"largest batch: {plan['scheme'] or 'mha'}",
             largest,
             {"asked": plan},
-            45.0 if device == "cuda" else 30.0,
+            45.0 if device == "cuda" else 20.0,
         )
         for plan in made
     ]

@@ -23,7 +23,7 @@ def tasks(device: str) -> list[Task]:
         for batch in ((1, 8) if device == "cuda" else (1,))
         for scheme in chosen
     ]
-    worst = 45.0 if device == "cuda" else 20.0
+    worst = 45.0 if device == "cuda" else 15.0
     return [
         Task(
             "times",

@@ -68,7 +68,7 @@ def _facts(facts: dict[str, Any], columns: int) -> list[str]:
 
 
 def _row(row: Row, columns: int) -> list[str]:
-    at = " ".join(f"{name}={row.plan[name]}" for name in ("context", "batch") if row.plan.get(name) is not None)
+    at = " ".join(f"{name}={row.plan[name]}" for name in ("context", "batch") if isinstance(row.plan.get(name), int))
     ratio = f", ratio {row.ratio:.3f}" if row.ratio is not None else ""
     text = (
         f"{row.stage}: {row.case} {at} {row.quantity}: predicted {shown(row.predicted, row.quantity)}, "
