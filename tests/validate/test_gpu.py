@@ -545,6 +545,37 @@ def test_a_record_that_says_no_is_not_passed_over() -> None:
     )
 
 
+def test_the_readme_says_what_the_record_says() -> None:
+    """Its claims about the H100, counted anew."""
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    about = read(ROOT / "tests/records/h100.json")
+    rows = about["rows"]
+    sizes = [r for r in rows if r["stage"] == "classes" and r["verdict"] in ("exact", "wrong")]
+    equal = sum(r["predicted"] == r["measured"] for r in sizes)
+    assert f"{equal} of {len(sizes)} byte counts equal" in readme
+    ran = {(r["stage"], r["case"]) for r in rows if r["stage"] in ("schemes", "more")}
+    requested = [r for r in rows if r["quantity"] == "cuda requested" and r["predicted"] == r["measured"]]
+    assert (
+        f"of {len(ran)} configurations of the small transformer {len(requested)} with the requested bytes equal"
+        in readme
+    )
+    peaks = [r["measured"] / r["predicted"] for r in rows if r["quantity"] == "activations/peak"]
+    assert f"{len(peaks)} peaks above weights and cache, {min(peaks):.2f} to {max(peaks):.2f} of the estimate" in readme
+    batches = [r["measured"] / r["predicted"] - 1 for r in rows if r["quantity"] == "max batch"]
+    exact, near = batches.count(0), sum(0 < abs(off) <= 0.01 for off in batches)
+    words = f"predicted exactly for {exact}, within 1 % for {near}, and {max(batches):.0%} too low for MQA".replace(
+        "%", " %"
+    )
+    assert words.replace("1  %", "1 %") in readme
+    tasks = {(r["stage"], r["case"]) for r in rows}
+    ended = about["notes"]["stages"]
+    assert (
+        f"took {about['notes']['seconds']:.0f} s for all {len(tasks)} tasks (the first three stages {ended['schemes']:.0f} s)"
+        in readme
+    )
+    assert f"says no {'twice' if sum(r['verdict'] in BAD for r in rows) == 2 else '?'}" in readme
+
+
 def test_a_record_is_replayed_against_today(monkeypatch: pytest.MonkeyPatch) -> None:
     """An exact number that moved, and an estimate that moved too far, are told; one that came nearer is not."""
     found = read(ROOT / "tests/records/h100.json")
