@@ -180,6 +180,8 @@ def _finish(spec: ModelSpec, config: Config, name: str) -> ModelSpec:
         notes.append(f"the config omits shape keys; taken from the class's defaults: {listed}")
     changes["notes"] = tuple(notes)
     changes["dtype"] = dtype
+    if spec.text_type == spec.model_type:
+        changes["text_type"] = ""  # nothing is wrapped
     quantization, kv_dtype = read_quantization(config)
     if quantization is not None:
         changes["quantization"] = quantization

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -35,8 +36,12 @@ Rehearsal = tuple[subprocess.CompletedProcess[str], dict[str, Any]]
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Tests share two cores: torch's threads would wait for each other."""
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Tests share two cores: torch's threads would wait for each other.
+
+    And a process: what another test left as the main module (Streamlit's own tests do) is nothing that a worker could run.
+    """
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

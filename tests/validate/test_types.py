@@ -13,7 +13,7 @@ import kvplan
 from kvplan.errors import InvalidInput, KvplanError
 from kvplan.validate import front
 from kvplan.validate.bases import BASES, NOT_RUN, REDUCED
-from kvplan.validate.records import Record, environment
+from kvplan.validate.records import Record, environment, read
 from kvplan.validate.types import MODEL_TYPES, Outcome, Variant, check, variants
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -84,7 +84,8 @@ def test_a_type_that_stops_running_fails_the_suite(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_readme_says_how_to_measure_on_a_gpu() -> None:
-    """The line, and that its record is not there; once it is, the README must say so."""
-    assert "kvplan validate --suite full --device cuda --record tests/records/gpu.json" in README
-    there = (Path(__file__).parents[1] / "records/gpu.json").exists()
-    assert there != ("No GPU record is committed yet" in README)
+    """The line, and each record that is there; without one it says so."""
+    assert "`kvplan validate --suite gpu --device cuda --minutes 7 --record gpu.json`" in README
+    found = [p for p in (Path(__file__).parents[1] / "records").glob("*.json") if read(p)["device"] == "cuda"]
+    assert (not found) == ("No GPU record is committed yet" in README)
+    assert all(f"`tests/records/{place.name}`" in README for place in found)

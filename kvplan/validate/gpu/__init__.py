@@ -82,7 +82,7 @@ def _run(tasks: list[Task], record: Record, worker: Worker, begun: float, allowe
         record.add(row._replace(case=task.name, stage=task.stage) for row in rows)
         bad = sum(row.verdict in BAD for row in rows)
         said(
-            f"{spent:5.0f} s of {allowed:.0f}, {count}/{len(todo)} {task.stage}: {task.name}: {len(rows)} rows"
+            f"{spent:5.0f} s, {max(allowed - spent, 0):.0f} s left, {count}/{len(todo)} {task.stage}: {task.name}: {len(rows)} rows"
             + (f", {bad} BAD" if bad else "")
         )
     if left_out:
