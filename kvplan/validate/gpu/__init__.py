@@ -1,6 +1,6 @@
 """The suite ``gpu``: what a GPU that is at hand for ten minutes can prove or refute, the most valuable rows first.
 
-``run_gpu`` takes the tasks of five stages in order, starts one only where its worst case still fits the time allowed, and
+``run_gpu`` takes the tasks of its stages in order, starts one only where its worst case still fits the time allowed, and
 writes the record after each. Every task runs in a worker process (``worker.py``); this process never touches the device.
 Without a GPU the same code goes through small sizes.
 """
