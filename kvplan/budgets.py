@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -23,6 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from kvplan.api import known_flags, plan
 from kvplan.catalog import model_names
 from kvplan.errors import InvalidInput, KvplanError, UnknownName, one_line
+from kvplan.importers.files import write_whole
 from kvplan.report import Report
 from kvplan.units import format_bytes, format_count, format_parameters, format_si, parse_bytes, parse_count
 from kvplan.version import __version__
@@ -604,24 +604,7 @@ def _write(path: Path, budgets: dict[str, Figures]) -> str:
         before = {}
     if before == budgets:
         return f"{path.name} is up to date"
-    write_whole(path, text)
+    write_whole(path, text.encode(), "file", "a path that can be written")
     changed = sum(before.get(name) != figures for name, figures in budgets.items())
     gone = len(before.keys() - budgets.keys())
     return f"{path.name}: {changed} of {len(budgets)} budgets written{f', {gone} dropped' if gone else ''}"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file to a temporary name beside it, then renames it. Raises InvalidInput where that cannot be done."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as e:
-        raise InvalidInput("file", str(path), f"a path that can be written ({e.strerror})") from None
-    try:
-        # mkstemp leaves it to its owner alone; a checked-in file is everybody's
-        os.chmod(name, 0o644)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except OSError as e:
-        os.unlink(name)
-        raise InvalidInput("file", str(path), f"a path that can be written ({e.strerror})") from None

@@ -29,6 +29,7 @@ def check(
     Example: kvplan check kvplan.toml --junit budgets.xml
     """
     from kvplan import budgets
+    from kvplan.importers.files import write_whole
 
     try:
         checked = budgets.check(file, update=update)
@@ -37,7 +38,7 @@ def check(
             print(budgets.annotation(str(e), Path(file)))
         raise
     if junit is not None:
-        budgets.write_whole(Path(junit), checked.to_junit())
+        write_whole(Path(junit), checked.to_junit().encode(), "--junit", "a path that can be written")
     if as_json:
         print(as_stdout_can(checked.to_json()))
     else:

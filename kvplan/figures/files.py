@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 from base64 import b64decode
 from html import escape
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from kvplan.errors import InvalidInput, MissingExtra, Unsupported
 from kvplan.figures.chart import EXTRA, Chart
+from kvplan.importers.files import write_whole
 
 __all__ = ["SUFFIXES", "rendered", "write"]
 
@@ -62,19 +62,7 @@ def write(chart: Chart, path: str | Path) -> Path:
     """
     path = Path(path)
     data = rendered(chart, path.suffix.lower())
-    partial = ""
-    try:
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(partial, 0o666 & ~mask)  # mkstemp's file is its owner's alone
-        os.replace(partial, path)
-    except OSError as e:
-        if partial:
-            Path(partial).unlink(missing_ok=True)
-        raise InvalidInput("output", str(path), f"a file in a folder that can be written to ({e.strerror})") from None
+    write_whole(path, data, "output", "a file in a folder that can be written to")
     return path
 
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from kvplan.errors import InvalidInput, one_line
+from kvplan.importers.files import write_whole
 from kvplan.version import __version__
 
 __all__ = ["BAD", "NEAR", "Record", "Row", "environment", "junit", "replay", "written"]
@@ -118,27 +117,12 @@ def _driver() -> str:
 
 
 def written(path: Path, text: str, option: str = "--record") -> None:
-    """Writes a file whole or not at all: to a temporary name beside it, then renamed. Links are followed.
-
-    Raises InvalidInput where that cannot be: for what is no file, and where there is no place or no permission.
-    """
-    place = path.resolve()
-    if place.exists() and not place.is_file():
-        raise InvalidInput(option, str(path), "the name of a file")
-    partial = None
+    """Writes a file whole or not at all, and the folders above it. Raises InvalidInput where that cannot be."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(partial, 0o666 & ~mask)  # mkstemp's file is its owner's alone
-        os.replace(partial, place)
+        path.resolve().parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
         raise InvalidInput(option, str(path), f"a file that can be written ({e.strerror})") from None
+    write_whole(path, text.encode(), option)
 
 
 class Record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -522,6 +523,29 @@ def test_nothing_that_lies_there_is_lost(tmp_path: Path) -> None:
     assert 2 == result.exit_code, result.exception
     assert "--record: got '/proc/r.json', allowed: a file that can be written" in result.stderr
     assert 1 == len([line for line in result.stderr.splitlines() if "--record" in line])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["plot", "kv", "llama-3.1-8b", "-o"],
+        ["check", str(ROOT / "tests/data/kvplan.toml"), "--junit"],
+        ["validate", "--suite", "gpu", "--minutes", "0.01", "--junit"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_no_command_writes_over_what_is_no_file(command: list[str], tmp_path: Path) -> None:
+    """A pipe stays a pipe, whatever writes there; a link is followed."""
+    pipe, link = tmp_path / "pipe.csv", tmp_path / "link.csv"
+    os.mkfifo(pipe)
+    link.symlink_to(tmp_path / "target.csv")
+    result = CliRunner().invoke(app, [*command, str(pipe)])
+    assert 2 == result.exit_code, result.exception
+    assert "allowed: the name of a file" in result.stderr
+    assert pipe.is_fifo()
+    CliRunner().invoke(app, [*command, str(link)])
+    assert link.is_symlink()
+    assert (tmp_path / "target.csv").read_bytes()
 
 
 def test_a_report_says_what_was_not_run() -> None:
