@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kvplan.costs import Held, Omission, Term, entries, held_bytes
 from kvplan.planner import Answer
 from kvplan.settings import RUNTIME_SOURCE
-from kvplan.specs import Attention
+from kvplan.specs import Attention, Recurrent
 from kvplan.units import format_count
 
 if TYPE_CHECKING:
@@ -159,8 +159,8 @@ def _memory_terms(a: Answer) -> Iterator[Term]:
     tokens = "at most 8,192 tokens at once"
     if s.engine.prompt is not None:
         layer = "tokens x bytes per token + pairs of tokens x bytes per pair, of the widest layer, and masks"
+        tokens = "all prompt tokens; half to twice of it"
         source = f"kvplan/formulas.py: prompt_bytes, masks_bytes, logits_bytes; {s.engine.source}"
-        tokens = "all prompt tokens"
     yield Term(
         "activations/peak",
         a.activations,
@@ -202,6 +202,17 @@ def omitted(a: Answer) -> Iterator[Omission]:
     crosses = any(isinstance(m, Attention) and m.cross for layer in spec.layers for m in layer.mixers)
     if crosses and s.encoder_context == 0:
         yield Omission("kv/cross", "no --encoder-context given: the caches of cross-attention hold nothing")
+    if s.memory_bytes is not None and s.engine.prompt is not None and not a.served:
+        if crosses:
+            yield Omission(
+                "activations/cross", "scores of prompt tokens and encoder tokens, and the encoder's own tensors"
+            )
+        mixers = {m for layer in spec.layers for m in layer.mixers if isinstance(m, Recurrent)}
+        unread = sorted({m.kind for m in mixers if m.state and not m.scan_bytes})
+        if unread:
+            yield Omission(
+                "activations/scan", f"what a scan of {', '.join(unread)} holds: the class was not read for it"
+            )
     if spec.towers:
         names = ", ".join(tower.name for tower in spec.towers)
         yield Omission("flops/towers", f"{names}: weights are counted, their own FLOPs and activations are not")

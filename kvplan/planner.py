@@ -118,7 +118,7 @@ def activation_peak(spec: ModelSpec, settings: Settings, tokens: Num, sequences:
     """Estimated transient bytes on one GPU: the widest layer over the tokens that run at once, or the sampled logits."""
     held = transients(spec, settings)
     at_once = tokens * sequences
-    if settings.engine.one_shot_prefill:
+    if settings.engine.prompt is not None:
         sizes = [formulas.prompt_bytes(tokens, sequences, each, pair) for _, each, pair in held.layers]
     else:
         at_once = minimum(at_once, PREFILL_CHUNK)

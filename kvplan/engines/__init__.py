@@ -1,7 +1,7 @@
 """What an engine really allocates for a cache, and what it keeps back: one module per engine, each naming its version.
 
 An engine is data and small functions. ``parts_of`` says which tensors it keeps for a mixer; ``paged`` whether it rounds
-entries up to blocks; ``one_shot_prefill`` whether a prompt runs at once; ``prefill_storage`` whether that keeps
+entries up to blocks; ``prompt`` what a prompt that runs at once holds; ``prefill_storage`` whether that keeps
 full-length tensors alive behind windows. An engine with pools, groups or cells of its own has a ``policy`` (see
 ``policy.py``). A new engine with known behaviour is one more entry here.
 """
@@ -34,9 +34,8 @@ class Option(NamedTuple):
 class Prompt(NamedTuple):
     """What an engine holds at once while a prompt runs, beside weights and cache: an estimate, in bytes on one rank."""
 
-    layers: tuple[
-        tuple[str, int, int], ...
-    ]  # the layers that differ: what it is, bytes per token, bytes per pair of tokens
+    # of each kind of layer: what it is, bytes per token, bytes per pair of tokens
+    layers: tuple[tuple[str, int, int], ...]
     masks: int = 0  # attention masks that are whole matrices
     mask_element: int = 1
     logit: int = 2  # of one logit
@@ -53,10 +52,8 @@ class Engine(NamedTuple):
     source: str
     parts_of: Callable[[Mixer], tuple[Part, ...]] = mixer_parts
     paged: bool = False  # honours block_size
-    prompt: "Callable[[ModelSpec, int, int], Prompt] | None" = (
-        None  # of a spec, bytes of an element, and tp; None: planner.py
-    )
-    one_shot_prefill: bool = False  # the whole prompt runs at once, else chunks of PREFILL_CHUNK tokens
+    # of a spec, bytes of an element and tp, where a prompt runs at once; None: in chunks of PREFILL_CHUNK tokens
+    prompt: "Callable[[ModelSpec, int, int], Prompt] | None" = None
     prefill_storage: bool = False  # windows are views of full-length tensors right after a one-shot prefill
     options: tuple[Option, ...] = ()
     ignores: tuple[str, ...] = ()  # what it does not honour, a sentence each

@@ -365,7 +365,6 @@ ENGINE = Engine(
     source="transformers 5.23.0, cache_utils.py",
     parts_of=parts_of,
     prompt=prompt,
-    one_shot_prefill=True,
     prefill_storage=True,
     options=OPTIONS,
     with_options=with_options,

@@ -1,8 +1,9 @@
 """Where it really stops: the largest batch, or context, whose decode does not run out of memory, against the prediction.
 
-Every attempt is a fresh process, so that nothing left over decides. It builds the model, allocates caches at full
-length, as serving does, and runs decode steps. On a GPU memory is what the device has; on a CPU the process is held to
-a budget by the operating system, so that the same search can be tested anywhere.
+An attempt builds the model, allocates caches at full length, as serving does, and runs decode steps: each in a fresh
+process, so that nothing left over decides, or one after the other beside a model that stays (``held_at``). On a GPU memory is
+what the device has; on a CPU the process is held to a budget by the operating system, so that the same search can be tested
+anywhere.
 
 What is predicted is kvplan's bytes per sequence. What a running process takes beside weights and caches (context,
 libraries, workspaces, transients of a step) is measured in the same run at a half and three quarters of what caches

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-__all__ = ["REAL", "SHAPE", "TOY", "Case", "Scale", "ci_cases", "covering", "single"]
+__all__ = ["REAL", "SHAPE", "TOY", "WIDE", "Case", "Scale", "ci_cases", "covering", "single"]
 
 # Small enough that a definition can be run key by key, and no dimension equals another, so that none can stand for it.
 SHAPE: dict[str, Any] = {"layers": 6, "hidden": 64, "heads": 4, "kv_heads": 4, "head_dim": 16, "ffn": 96, "vocab": 97}

@@ -17,7 +17,7 @@ from kvplan.importers.files import parse_object
 from kvplan.units import parse_count
 from kvplan.validate.cases import single
 from kvplan.validate.checks import check, spec_of
-from kvplan.validate.records import BAD, Record, Row, environment, junit, said, written
+from kvplan.validate.records import BAD, NOT_RUN, NOTHING, Record, Row, environment, junit, said, written
 from kvplan.validate.suite import any_bad, device_of, run_cases, summary, table
 from kvplan.validate.suites import SUITES, lckv_table, run_suite
 
@@ -46,12 +46,12 @@ class Result(NamedTuple):
     def holds(self) -> bool:
         """Whether nothing says no, and something was checked."""
         rows = self.record.rows
-        return not any_bad(rows) and any(row.verdict not in ("skipped", "not run") for row in rows)
+        return not any_bad(rows) and any(row.verdict not in NOTHING for row in rows)
 
     @property
     def code(self) -> int:
         """The exit code: 0 where it holds, 1 where something says no, 3 where nothing does but time ran out."""
-        late = self.record.about.get("suite") == "gpu" and any(row.verdict == "not run" for row in self.record.rows)
+        late = self.record.about.get("suite") == "gpu" and any(row.verdict == NOT_RUN for row in self.record.rows)
         if late and not any_bad(self.record.rows):
             return INCOMPLETE
         return 0 if self.holds else 1
@@ -265,7 +265,7 @@ def _raw(model: object) -> tuple[dict[str, Any], str]:
 
 def _types(record: Record, wanted: tuple[str, ...], jobs: int) -> str:
     _huggingface()
-    from kvplan.validate.bases import NOT_RUN
+    from kvplan.validate import bases
     from kvplan.validate.types import MODEL_TYPES
 
     for name in wanted:
@@ -283,7 +283,7 @@ def _types(record: Record, wanted: tuple[str, ...], jobs: int) -> str:
                 for o in outcomes
             ]  # fmt: skip
             first = rows[0]  # of the default config
-            if first.verdict == "not run" and outcomes[0].model_type not in NOT_RUN:
+            if first.verdict == NOT_RUN and outcomes[0].model_type not in bases.NOT_RUN:
                 rows[0] = first._replace(verdict="failed", note=f"no type of NOT_RUN, and yet: {first.note}")
             record.add(rows)
             if done % 10 == 0 or done == len(todo) or any(row.verdict in BAD for row in rows):

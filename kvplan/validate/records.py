@@ -21,12 +21,14 @@ from kvplan.errors import InvalidInput, one_line
 from kvplan.importers.files import write_whole
 from kvplan.version import __version__
 
-__all__ = ["BAD", "NEAR", "Record", "Row", "environment", "junit", "replay", "written"]
+__all__ = ["BAD", "NEAR", "NOTHING", "NOT_RUN", "Record", "Row", "environment", "junit", "replay", "written"]
 
 # exact: equal; within: inside the tolerance that the row states; reported: nothing was claimed; skipped: named why
 BAD = frozenset({"wrong", "failed"})
 # refused: by kvplan, in the suite types
-VERDICTS = BAD | {"exact", "within", "reported", "skipped", "not run", "refused"}
+NOT_RUN = "not run"  # of what another run may still do
+NOTHING = frozenset({"skipped", NOT_RUN})  # of what was not compared
+VERDICTS = BAD | NOTHING | {"exact", "within", "reported", "refused"}
 # terms that are estimates, and how far off they may be either way
 ESTIMATES = frozenset({"activations/peak", "runtime/context"})
 NEAR = 2
@@ -272,9 +274,8 @@ def asked(plan: dict[str, Any], quantity: str, configs: dict[str, Any] | None = 
 
     question = {**plan, "model": (configs or {}).get(str(plan.get("model")), plan.get("model"))}
     if "/" in quantity:
-        room: dict[str, Any] = (
-            {} if "gpu" in plan else {"memory": 2**50}
-        )  # terms beside the cache are those of a memory
+        # terms beside the cache are those of a memory
+        room: dict[str, Any] = {} if "gpu" in plan else {"memory": 2**50}
         return next((term.value for term in ask(**question, **room).terms if term.path == quantity), None)
     found: Any = ask(**question).to_dict()
     for name in quantity.split("."):
@@ -309,7 +310,7 @@ def junit(rows: Iterable[Row], name: str) -> str:
     """A JUnit report: one test case a row."""
     rows = list(rows)
     bad = [row for row in rows if row.verdict in BAD]
-    skipped = [row for row in rows if row.verdict in ("skipped", "not run")]
+    skipped = [row for row in rows if row.verdict in NOTHING]
     suite = ElementTree.Element(
         "testsuite",
         name=f"kvplan validate {name}",
@@ -322,7 +323,7 @@ def junit(rows: Iterable[Row], name: str) -> str:
         said = f"predicted {row.predicted}, measured {row.measured}; {row.note}".strip("; ")
         if row.verdict in BAD:
             ElementTree.SubElement(case, "failure", message=said)
-        elif row in skipped:
+        elif row.verdict in NOTHING:
             ElementTree.SubElement(case, "skipped", message=row.note)
     return ElementTree.tostring(suite, encoding="unicode") + "\n"
 

@@ -8,25 +8,39 @@ from typing import Any
 from kvplan.errors import KvplanError, Unsupported, one_line
 from kvplan.validate.allocator import Cuda
 from kvplan.validate.boundary import Boundary, boundary
-from kvplan.validate.cases import Case, ci_cases
+from kvplan.validate.cases import WIDE, Case, ci_cases
 from kvplan.validate.checks import DTYPES
 from kvplan.validate.gpu.device import firsts
 from kvplan.validate.measure import Ceilings, out_of_memory
 from kvplan.validate.parallel import run_parallel
 from kvplan.validate.records import Record, Row, said
 from kvplan.validate.suite import first_line, give_back, run_cases
-from kvplan.validate.timing import bounds, timed
+from kvplan.validate.timing import bounds, ceilings_dtype, timed
 
 __all__ = ["LCKV", "RATE", "SUITES", "TIMED", "TOY_LCKV", "asked_of", "lckv_table", "rated", "run_suite"]
 
 MIB = 2**20
 RATE = "tokens per second"
 # Llama 2 7B's shape; and a toy on which a CPU goes through the same motions.
-LLAMA_7B = {"layers": 32, "hidden": 4096, "heads": 32, "kv_heads": 32, "head_dim": 128, "ffn": 11008, "vocab": 32000}
+LLAMA_7B = {"layers": 32, **WIDE}
 TOY = {"layers": 8, "hidden": 64, "heads": 8, "kv_heads": 8, "head_dim": 16, "ffn": 128, "vocab": 257}
 SIZES: dict[str, dict[str, Any]] = {
-    "cuda": {"shape": LLAMA_7B, "dtype": "bf16", "context": 2048, "long": 16384, "budget": None, "window": 1024},
-    "cpu": {"shape": TOY, "dtype": "fp32", "context": 1024, "long": 2048, "budget": 160 * MIB, "window": 256},
+    "cuda": {
+        "shape": LLAMA_7B,
+        "dtype": ceilings_dtype("cuda"),
+        "context": 2048,
+        "long": 16384,
+        "budget": None,
+        "window": 1024,
+    },
+    "cpu": {
+        "shape": TOY,
+        "dtype": ceilings_dtype("cpu"),
+        "context": 1024,
+        "long": 2048,
+        "budget": 160 * MIB,
+        "window": 256,
+    },
 }
 # LCKV's experiment: the same shape, KV shared in seven ways. mlkv's counts are KV layers and heads in each.
 LCKV = ("mha", "gqa:8", "mqa", "cla:2", "mlkv:layers=8,heads=8", "lckv:w=2", "yoco:window={window}")

@@ -140,6 +140,26 @@ def test_a_wrapper_is_what_its_decoder_is() -> None:
     assert kvplan.plan(gemma, **flags).answer.activations == wrapped.activations
 
 
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        ("llama-3.1-8b", None),
+        ("mamba-codestral-7b", None),
+        ("qwen3-next-80b-a3b", None),
+        ("whisper-tiny", "activations/cross"),
+        ("minimax-text-01", "activations/scan"),
+    ],
+)
+def test_what_the_rule_does_not_know_is_said(model: str, path: str | None) -> None:
+    """Scores against an encoder and scans that nobody read are named as left out, under engine transformers alone."""
+    flags: dict[str, Any] = {"memory": 2**50, "context": 100}
+    for engine, wanted in (("transformers", {path} - {None}), ("ideal", set())):
+        left_out = {o.path for o in kvplan.plan(model, engine=engine, **flags).omitted}
+        assert wanted == {name for name in left_out if name.startswith("activations/")}
+    (term,) = (t for t in kvplan.plan(model, engine="transformers", **flags).terms if t.path == "activations/peak")
+    assert "half to twice of it" in term.formula
+
+
 def test_other_engines_keep_their_rule() -> None:
     """Chunks of 8192 tokens through kernels that make no copies: 2 x 4096 + 3 x 14336 elements."""
     answer = kvplan.plan("llama-3.1-8b", memory=2**40, context=32768).answer

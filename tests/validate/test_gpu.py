@@ -356,6 +356,14 @@ def test_the_device_catches_memory_that_is_not_there(monkeypatch: pytest.MonkeyP
     assert {"memory of the device"} == wrong(done(task))
 
 
+def test_memory_is_compared_in_the_unit_that_the_tool_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A V100 has 16160.5 MiB by torch where nvidia-smi prints 16160 (public logs); a whole MiB more is another matter."""
+    monkeypatch.setattr(Host, "said_by_driver", lambda self: ("Tesla V100-SXM2-16GB", "535", 16160 * 2**20))
+    for total, bad in ((16160 * 2**20 + 2**19, set()), (16161 * 2**20, {"memory of the device"})):
+        monkeypatch.setattr(Host, "free", lambda self, total=total: (total, total))
+        assert bad == wrong(done(device.tasks("cpu")[0]))
+
+
 def test_rates_above_the_data_sheet_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a preset states is a bound that nothing beats."""
     monkeypatch.setattr(device, "preset_of", lambda name: kvplan.catalog.find_gpu("h100"))
@@ -413,7 +421,7 @@ def test_the_first_rows_cover_every_axis() -> None:
 @pytest.mark.parametrize("count", [0, 1, 500])
 @pytest.mark.parametrize("columns", [80, 200])
 def test_the_summary_is_short(count: int, columns: int) -> None:
-    """At most 60 lines, whatever went wrong, and no line wider than the screen but those of a table."""
+    """At most 60 lines, whatever went wrong, and no line wider than the screen."""
     notes = Record.of(ROOT / "tests/records/h100.json").notes
     row = Row(
         "a case of some length " * 6, {"context": 4096}, "kv.bytes", 12345, 54321, "wrong", "why " * 40, "schemes"
@@ -421,6 +429,7 @@ def test_the_summary_is_short(count: int, columns: int) -> None:
     rows = [*Record.of(ROOT / "tests/records/h100.json").rows, *([row] * count)]
     lines = told(rows, notes, columns).splitlines()
     assert len(lines) <= LINES
+    assert max(map(len, lines)) <= columns
     assert f"{sum(r.verdict in BAD for r in rows)} rows say no:" in lines
     if count > 100:
         assert "more, in the record" in lines[-1]

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kvplan.validate.gpu.task import Task
-from kvplan.validate.gpu.worker import NOT_RUN, START_S, Worker
-from kvplan.validate.records import BAD, Record, Row, said
+from kvplan.validate.gpu.worker import START_S, Worker
+from kvplan.validate.records import BAD, NOT_RUN, Record, Row, said
 
 __all__ = ["MINUTES", "run_gpu", "suite_tasks"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from kvplan.units import format_bytes
 from kvplan.validate.gpu.task import STAGES
-from kvplan.validate.records import BAD, Row
+from kvplan.validate.records import BAD, NOT_RUN, Row
 from kvplan.validate.suite import shown
 from kvplan.validate.suites import lckv_table
 
@@ -19,7 +19,7 @@ LINES = 60
 
 def told(rows: list[Row], notes: dict[str, Any], columns: int) -> str:
     """The summary of a run: stages, facts, the table of schemes, and every wrong row in full as far as lines allow."""
-    lines = [*_stages(rows, notes), *_facts(notes.get("facts", {}), columns)]
+    lines = [*_stages(rows, notes, columns), *_facts(notes.get("facts", {}), columns)]
     lines += lckv_table(rows).splitlines()
     bad = [row for row in rows if row.verdict in BAD]
     if bad:
@@ -34,19 +34,20 @@ def told(rows: list[Row], notes: dict[str, Any], columns: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _stages(rows: list[Row], notes: dict[str, Any]) -> list[str]:
+def _stages(rows: list[Row], notes: dict[str, Any], columns: int) -> list[str]:
     lines = []
     for stage, what in STAGES.items():
         mine = [row for row in rows if row.stage == stage]
         if not mine:
             continue
         counts = Counter(row.verdict for row in mine)
-        cases = {row.case for row in mine if row.verdict != "not run"}
-        waiting = counts.pop("not run", 0)
+        cases = {row.case for row in mine if row.verdict != NOT_RUN}
+        waiting = counts.pop(NOT_RUN, 0)
         ended = notes.get("stages", {}).get(stage)
         text = f"{stage:<8} {len(cases):>3} run" + (f", {waiting} not run" if waiting else "")
         text += ": " + ", ".join(f"{counts[v]} {v}" for v in sorted(counts)) if counts else ""
-        lines.append(text + (f"; done at {ended:.0f} s" if ended else "") + f"   {what}")
+        text += f"; done at {ended:.0f} s" if ended else ""
+        lines += textwrap.wrap(f"{text}: {what}", columns, subsequent_indent="  ", drop_whitespace=True)
     return lines
 
 

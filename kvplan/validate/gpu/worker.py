@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 
 from kvplan.errors import KvplanError, MissingExtra, Unsupported
 from kvplan.validate.gpu.task import Bench, Facts, Task
-from kvplan.validate.records import Row
+from kvplan.validate.records import NOT_RUN, Row
 
-__all__ = ["FIRST_S", "NOT_RUN", "START_S", "Done", "Worker"]
+__all__ = ["FIRST_S", "START_S", "Done", "Worker"]
 
 START_S = 20.0  # at the longest until another worker has imported what it needs
 FIRST_S = 120.0  # and the first, which may read torch from a cold disk
-NOT_RUN = "not run"  # the verdict of what another run may still do
 # segments are those of the default allocator, which reads these when torch is loaded
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
