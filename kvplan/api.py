@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvplan.catalog import load
-from kvplan.errors import InvalidInput, KvplanError, UnknownName, shorten
+from kvplan.errors import InvalidInput, KvplanError, UnknownName
 from kvplan.planner import answer
 from kvplan.report import Report
 from kvplan.settings import Settings, read_settings
 from kvplan.specs import ModelSpec, replace
+from kvplan.text import shorten
 from kvplan.units import parse_count
 
 if TYPE_CHECKING:

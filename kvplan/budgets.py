@@ -21,9 +21,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from kvplan.api import known_flags, plan
 from kvplan.catalog import model_names
-from kvplan.errors import InvalidInput, KvplanError, UnknownName, one_line
+from kvplan.errors import InvalidInput, KvplanError, UnknownName
 from kvplan.importers.files import write_whole
 from kvplan.report import Report
+from kvplan.text import one_line
 from kvplan.units import format_bytes, format_count, format_parameters, format_si, parse_bytes, parse_count
 from kvplan.version import __version__
 

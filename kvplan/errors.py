@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kvplan.text import printable, shorten
+
 __all__ = [
     "InvalidInput",
     "KvplanError",
@@ -13,11 +15,23 @@ __all__ = [
     "Unsupported",
 ]
 
+SOME = 12  # names of a list that a message holds
+
 
 class KvplanError(Exception):
-    """Base of every error kvplan raises on purpose; ``exit_code`` is what the command line returns."""
+    """Base of every error kvplan raises on purpose; ``exit_code`` is what the command line returns.
+
+    ``str()`` of one is always a single printable line: kinds of errors say theirs in ``said``.
+    """
 
     exit_code = 2
+
+    def said(self) -> str:
+        """What is wrong and what instead, before it is made one line."""
+        return str(self.args[0]) if self.args else type(self).__name__
+
+    def __str__(self) -> str:
+        return printable(self.said())
 
 
 class InvalidInput(KvplanError, ValueError):
@@ -30,10 +44,11 @@ class InvalidInput(KvplanError, ValueError):
         self.field, self.value, self.rule, self.where = field, value, rule, where
         super().__init__(field, value, rule, where)
 
-    def __str__(self) -> str:
+    def said(self) -> str:
+        """Where it stands, the field, what was given and what is allowed."""
         place = f"{self.where}: " if self.where else ""
         given = "missing" if self.value is None else f"got {shorten(self.value)}"
-        return one_line(f"{place}{self.field}: {given}, allowed: {self.rule}")
+        return f"{place}{printable(self.field, 200)}: {given}, allowed: {self.rule}"
 
 
 class UnknownName(KvplanError, KeyError):
@@ -55,7 +70,8 @@ class UnknownName(KvplanError, KeyError):
             close = [known for known in self.known if wanted and wanted in known][:4]
         return tuple(close)
 
-    def __str__(self) -> str:
+    def said(self) -> str:
+        """The kind and the name, and the nearest that are known."""
         if self.nearest:
             instead = f"nearest: {', '.join(self.nearest)}"
         elif len(self.known) <= 12:
@@ -72,10 +88,13 @@ class UnreadKeys(KvplanError):
         self.where, self.model_type, self.keys = where, model_type, tuple(sorted(keys))
         super().__init__(where, model_type, self.keys)
 
-    def __str__(self) -> str:
-        return one_line(
-            f"{self.where}: model_type {self.model_type!r} holds cache-relevant keys that its importer does not read: "
-            f"{', '.join(self.keys)}; describe the model with --layers --kv-heads --head-dim instead"
+    def said(self) -> str:
+        """The file and the keys, as many as a line has room for."""
+        named = [printable(key, 100) for key in self.keys[:SOME]]
+        more = f" and {len(self.keys) - SOME} more" if len(self.keys) > SOME else ""
+        return (
+            f"{self.where}: model_type {shorten(self.model_type)} holds cache-relevant keys that its importer does not"
+            f" read: {', '.join(named)}{more}; describe the model with --layers --kv-heads --head-dim instead"
         )
 
 
@@ -90,28 +109,7 @@ class MissingExtra(KvplanError, ImportError):
         self.what, self.extra, self.instead = what, extra, instead
         super().__init__(what, extra, instead)
 
-    def __str__(self) -> str:
+    def said(self) -> str:
+        """What needs it, and how to have it."""
         text = f"{self.what} needs an optional dependency: pip install 'kvplan[{self.extra}]'"
         return f"{text}; {self.instead}" if self.instead else text
-
-
-def one_line(text: str) -> str:
-    """A message with the unprintable characters that a file's own names brought into it (line ends too) escaped."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def shorten(value: object, limit: int = 80) -> str:
-    """``repr`` of a value on one line of at most ``limit`` characters, however large; a path loses its middle, not its name."""
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
-        return f"an integer of {value.bit_length()} bits"
-    if isinstance(value, (list, tuple, dict, set)) and len(value) > limit:
-        return f"a {type(value).__name__} of {len(value)} items"
-    path = isinstance(value, str) and "/" in value and len(value) <= 4096
-    if isinstance(value, (str, bytes)) and len(value) > 4 * limit and not path:
-        value = value[: 4 * limit]
-    text = repr(value)
-    if len(text) <= limit:
-        return text
-    return f"{text[: limit // 2 - 1]}…{text[-(limit // 2) :]}" if path else text[: limit - 1] + "…"

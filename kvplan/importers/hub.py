@@ -11,11 +11,12 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kvplan.errors import InvalidInput, KvplanError, MissingExtra, shorten
+from kvplan.errors import InvalidInput, KvplanError, MissingExtra
 from kvplan.importers import from_config
 from kvplan.importers.files import open_file, parse_object
 from kvplan.importers.safetensors import INDEX, INDEX_LIMIT, index_bytes
 from kvplan.specs import ModelSpec, replace
+from kvplan.text import shorten
 
 __all__ = ["spec_from_hub"]
 

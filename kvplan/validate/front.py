@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvplan.catalog import model_preset, read_json
-from kvplan.errors import InvalidInput, MissingExtra, UnknownName, one_line
+from kvplan.errors import InvalidInput, MissingExtra, UnknownName
 from kvplan.importers.files import parse_object
+from kvplan.text import one_line
 from kvplan.units import parse_count
 from kvplan.validate.cases import single
 from kvplan.validate.checks import check, spec_of

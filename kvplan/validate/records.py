@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from kvplan.errors import InvalidInput, one_line
+from kvplan.errors import InvalidInput
 from kvplan.importers.files import write_whole
+from kvplan.text import one_line
 from kvplan.version import __version__
 
 __all__ = ["BAD", "NEAR", "NOTHING", "NOT_RUN", "Record", "Row", "environment", "junit", "replay", "written"]

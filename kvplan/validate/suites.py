@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kvplan.errors import KvplanError, Unsupported, one_line
+from kvplan.errors import KvplanError, Unsupported
+from kvplan.text import one_line
 from kvplan.validate.allocator import Cuda
 from kvplan.validate.boundary import Boundary, boundary
 from kvplan.validate.cases import WIDE, Case, ci_cases
