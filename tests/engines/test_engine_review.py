@@ -343,4 +343,5 @@ def test_laws_of_every_engine(more: int, **ask: Any) -> None:
         assert not answer(**{**ask, name: most + 1}).fits
     if c.fits:
         assert c.kv_pool_bytes >= kv["bytes_per_gpu"]
-        assert c.kv_pool_bytes + (report.answer.weights_per_gpu or 0) <= c.usable_bytes
+        if ask["pp"] == 1:  # of several stages, the pool is the binding one's and the weights are the heaviest one's
+            assert c.kv_pool_bytes + (report.answer.weights_per_gpu or 0) <= c.usable_bytes
