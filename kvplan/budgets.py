@@ -6,10 +6,8 @@ the file, because it is somebody else's; every error is one line that names the 
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import lru_cache
@@ -22,15 +20,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from kvplan.api import known_flags, plan
 from kvplan.catalog import model_names
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
-from kvplan.importers.files import write_whole
+from kvplan.importers.files import parse_object, parse_toml, read_bytes, read_text, write_whole
 from kvplan.report import Report
-from kvplan.text import one_line
+from kvplan.text import markdown, one_line, printable, shorten, to_json
 from kvplan.units import format_bytes, format_count, format_parameters, format_si, parse_bytes, parse_count
 from kvplan.version import __version__
 
 __all__ = ["QUANTITIES", "Checked", "Finding", "Quantity", "check"]
 
 BASELINE = "kvplan-baseline.json"
+# What a file may ask for. Budgets of a repository are some dozens, on a few GPUs each; a plan takes milliseconds.
+FILE_LIMIT = 2**18  # bytes; a budget is written in some 200
+BASELINE_LIMIT = 2**21  # bytes; the figures of a budget take some 700, and those of each GPU 100 more
+PLANS_LIMIT = 1000
+LARGEST = 10**30  # of a figure: above every number of FLOPs, and what a float still holds
 
 
 # --- what may be asserted ----------------------------------------------------------------------------------------------
@@ -49,7 +52,7 @@ class Quantity(NamedTuple):
 
 def _prefixed(value: Any, field: str, rule: str, units: dict[str, int], ends: str) -> int:
     """A whole number, or text such as 17.5G with a decimal prefix of ``units`` and perhaps a unit behind it."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**30:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST:
         return value
     match = re.fullmatch(
         rf"(\d{{1,20}}(?:\.\d{{1,12}})?)\s*([a-zA-Z]?)(?:{ends})?", value.strip() if isinstance(value, str) else ""
@@ -243,25 +246,28 @@ class Budget(NamedTuple):
 def _read(path: Path) -> tuple[list[Budget], Path]:
     """The budgets of a file and its baseline's path. Raises InvalidInput or UnknownName, naming file, table and key."""
     where = str(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        raw = tomllib.loads(text)
-    except OSError as e:
-        raise InvalidInput("file", where, f"a readable file ({e.strerror})") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as e:
-        raise InvalidInput("file", path.name, f"a readable TOML file ({e})", where) from None
+    text = read_text(path, "file", FILE_LIMIT)
+    raw = parse_toml(text, "file", where)
     top = _checked(File, raw, where)
     for_defaults, for_budget = _models()
     defaults = _checked(for_defaults, top.get("defaults", {}), f"{where}, [defaults]")
     lines = _lines(text, len(top["budget"]))
     budgets: list[Budget] = []
+    names: set[str] = set()
+    plans = 0
     for number, table in enumerate(top["budget"], 1):
         called = table.get("name") or table.get("model") or ""
-        title = f"{where}, [[budget]] {number}" + (f" ({called})" if isinstance(called, str) and called else "")
+        title = f"{where}, [[budget]] {number}"
+        if isinstance(called, str) and called:
+            title += f" ({printable(called, 80)})"
         given = _checked(for_budget, table, title)
         budget = _budget(path, title, defaults, given, lines[number - 1])
-        if budget.name in {other.name for other in budgets}:
+        if budget.name in names:
             raise InvalidInput("name", budget.name, "a name that no other budget has", title)
+        names.add(budget.name)
+        plans += max(len(budget.gpus), 1)
+        if plans > PLANS_LIMIT:
+            raise InvalidInput("budget", f"{plans:,} plans", f"at most {PLANS_LIMIT:,}, one per budget and GPU", where)
         budgets.append(budget)
     return budgets, path.parent / top.get("baseline", BASELINE)
 
@@ -355,8 +361,9 @@ class Checked(NamedTuple):
         total, broken = len(self.findings), len(self.broken)
         if broken:
             names = len({finding.budget for finding in self.broken})
-            return f"{broken} of {total} assertions broken, in {names} budget{'s' if names > 1 else ''} of {self.path.name}"
-        return f"all {total} assertions of {self.path.name} hold"
+            budgets = f"{names} budget{'s' if names > 1 else ''}"
+            return one_line(f"{broken} of {total} assertions broken, in {budgets} of {self.path.name}")
+        return one_line(f"all {total} assertions of {self.path.name} hold")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: every finding, broken or not."""
@@ -370,7 +377,7 @@ class Checked(NamedTuple):
 
     def to_json(self) -> str:
         """The same as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        return to_json(self.to_dict())
 
     def to_text(self) -> str:
         """One line per assertion, the broken ones marked, and the verdict."""
@@ -379,10 +386,15 @@ class Checked(NamedTuple):
 
     def to_markdown(self) -> str:
         """A table for a pull request."""
-        lines = [f"**{self.verdict}**", "", "| | budget | assertion | predicted | allowed |", "|---|---|---|---:|---:|"]
+        lines = [
+            f"**{markdown(self.verdict)}**",
+            "",
+            "| | budget | assertion | predicted | allowed |",
+            "|---|---|---|---:|---:|",
+        ]
         for f in self.findings:
             cells = (f.budget, f"{f.key}{f' on {f.gpu}' if f.gpu else ''}", f.predicted, f.allowed)
-            shown = (one_line(cell).replace("|", "\\|") for cell in cells)
+            shown = map(markdown, cells)
             lines.append(f"| {'✔' if f.holds else '✘'} | {' | '.join(shown)} |")
         return "\n".join(lines) + "\n"
 
@@ -399,7 +411,7 @@ class Checked(NamedTuple):
         for f in self.findings:
             name = one_line(f"{f.key}{f' on {f.gpu}' if f.gpu else ''}")
             case = ElementTree.SubElement(
-                suite, "testcase", classname=one_line(f.budget), name=name, file=str(self.path), time="0"
+                suite, "testcase", classname=one_line(f.budget), name=name, file=one_line(str(self.path)), time="0"
             )
             if f.line:
                 case.set("line", str(f.line))
@@ -426,11 +438,12 @@ def annotation(message: str, path: Path, line: int | None = None, title: str = "
     if place.startswith(".."):  # not of this workspace
         place = str(path)
     properties = {"file": place, **({"line": str(line)} if line else {}), "title": title}
-    words = ",".join(f"{name}={_escaped(value, ':,')}" for name, value in properties.items())
-    return f"::error {words}::{_escaped(message)}"
+    words = ",".join(f"{name}={_escaped(one_line(value), ':,')}" for name, value in properties.items())
+    return f"::error {words}::{_escaped(one_line(message))}"
 
 
 def _escaped(text: str, more: str = "") -> str:
+    """A text as a workflow command carries it."""
     for char in "%\r\n" + more:
         text = text.replace(char, f"%{ord(char):02X}")
     return text
@@ -450,7 +463,7 @@ def check(path: str | os.PathLike[str] = "kvplan.toml", *, update: bool = False)
     if update:
         if not figures:
             raise InvalidInput("within", None, "a budget with within = '0%' or more, for --update to keep", str(place))
-        updated = _write(baseline, figures)
+        updated = _write(place, baseline, figures)
     known = _baseline(baseline) if figures else {}
     findings: list[Finding] = []
     for budget, plans in planned:
@@ -578,34 +591,49 @@ def _compared(budget: Budget, now: Figures, before: Figures | None, file: str) -
 def _baseline(path: Path) -> dict[str, Figures]:
     """The figures of a baseline by budget; none where there is no file. Raises InvalidInput for one that is broken."""
     rule = "a file that kvplan check --update wrote"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path) and "\0" not in str(path):
         return {}
-    except (OSError, ValueError, RecursionError) as e:
-        raise InvalidInput("baseline", path.name, f"{rule} ({e})", str(path)) from None
-    budgets = data.get("budgets") if isinstance(data, dict) else None
+    try:
+        data = parse_object(read_bytes(path, "baseline", BASELINE_LIMIT), "baseline", str(path))
+    except InvalidInput as e:
+        raise InvalidInput("baseline", path.name, f"{rule} ({shorten(e.value)}: {e.rule})", str(path)) from None
+    budgets = data.get("budgets")
     if not isinstance(budgets, dict) or data.get("schema") != 1:
         raise InvalidInput("baseline", path.name, rule, str(path))
     for figures in budgets.values():
-        if not isinstance(figures, dict) or not all(type(v) in (int, type(None)) for v in figures.values()):
+        if not isinstance(figures, dict) or not all(_is_figure(value) for value in figures.values()):
             raise InvalidInput("baseline", path.name, f"{rule}: whole numbers by name", str(path))
     return budgets
 
 
-def _write(path: Path, budgets: dict[str, Figures]) -> str:
-    """Writes a baseline beside itself and renames it, so that no reader meets half of one; says what changed."""
-    text = (
-        json.dumps({"schema": 1, "kvplan_version": __version__, "budgets": budgets}, indent=2, ensure_ascii=False)
-        + "\n"
-    )
-    try:
-        before = _baseline(path)
-    except InvalidInput:
+def _is_figure(value: object) -> bool:
+    """Whether this is a number that a figure can be; the free bytes of what does not fit are negative."""
+    return value is None or (type(value) is int and abs(value) < LARGEST)
+
+
+def _write(file: Path, path: Path, budgets: dict[str, Figures]) -> str:
+    """Writes a baseline beside itself and renames it, so that no reader meets half of one; says what changed.
+
+    A budget file is somebody else's, and names the baseline: what is overwritten is one already, and a new one lies in the
+    file's own folder or below it.
+    """
+    text = to_json({"schema": 1, "kvplan_version": __version__, "budgets": budgets}) + "\n"
+    if os.path.lexists(path):
+        try:
+            before = _baseline(path)
+        except InvalidInput as e:
+            raise InvalidInput(
+                "baseline", path.name, f"{e.rule}; --update overwrites no other file", str(path)
+            ) from None
+    else:
         before = {}
+        if "\0" in str(path) or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(file.parent)):
+            raise InvalidInput(
+                "baseline", str(path), f"a file in the folder of {file.name}, or one that is there", str(file)
+            )
     if before == budgets:
         return f"{path.name} is up to date"
-    write_whole(path, text.encode(), "file", "a path that can be written")
+    write_whole(path, text.encode(), "baseline", "a path that can be written")
     changed = sum(before.get(name) != figures for name, figures in budgets.items())
     gone = len(before.keys() - budgets.keys())
-    return f"{path.name}: {changed} of {len(budgets)} budgets written{f', {gone} dropped' if gone else ''}"
+    return f"{one_line(path.name)}: {changed} of {len(budgets)} budgets written{f', {gone} dropped' if gone else ''}"

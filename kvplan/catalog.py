@@ -5,14 +5,13 @@ else's and pass through pydantic first. No pickle, no Python, no expressions.
 """
 
 import os
-import tomllib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvplan.errors import InvalidInput, MissingExtra, UnknownName
 from kvplan.importers import from_config
-from kvplan.importers.files import open_file, parse_object
+from kvplan.importers.files import TOML_LIMIT, parse_object, parse_toml, read_bytes, read_text
 from kvplan.specs import ModelSpec
 
 __all__ = [
@@ -27,8 +26,9 @@ __all__ = [
     "preset_folders",
 ]
 
-# A config.json is a few kilobytes; the largest published ones stay below a megabyte.
-CONFIG_LIMIT = 16 * 2**20
+# A config.json is a few kilobytes; the largest published one, which names every quantised expert, has 3.1 MB
+# (nvidia/MiniMax-M3-NVFP4).
+CONFIG_LIMIT = 8 * 2**20
 SUFFIX = ".toml"
 
 
@@ -111,13 +111,10 @@ def _files(kind: str) -> dict[str, Path]:
 def _read(path: Path) -> dict[str, Any]:
     """One preset file as it stands. Raises InvalidInput where it is no TOML."""
     try:
-        file, _ = open_file(path, "preset")
-        with file:
-            return tomllib.load(file)
+        text = read_text(path, "preset", TOML_LIMIT)
     except InvalidInput as e:
         raise InvalidInput("preset", path.name, e.rule, str(path)) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as e:
-        raise InvalidInput("preset", path.name, f"a readable TOML file ({e})", str(path)) from None
+    return parse_toml(text, "preset", str(path))
 
 
 def _checked(raw: dict[str, Any], path: Path, kind: str) -> dict[str, Any]:
@@ -334,9 +331,5 @@ def _from_folder(path: Path) -> ModelSpec:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """A JSON object from a file of at most 16 MiB."""
-    file, size = open_file(path, "model")
-    with file:
-        if size > CONFIG_LIMIT:
-            raise InvalidInput("config", f"{size} bytes", f"at most {CONFIG_LIMIT} bytes", str(path))
-        return parse_object(file.read(CONFIG_LIMIT + 1), "config", str(path))
+    """A JSON object from a file of at most CONFIG_LIMIT bytes."""
+    return parse_object(read_bytes(path, "model", CONFIG_LIMIT), "config", str(path))

@@ -9,7 +9,6 @@ was printed rounded, the prediction is made at both ends of what it may have bee
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 from kvplan.api import plan
 from kvplan.catalog import preset_folders
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
+from kvplan.importers.files import parse_object, read_text
 from kvplan.report import Report
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
 EXACT, WITHIN, DISAGREES, DIFFERS = "exact", "within input rounding", "disagrees", "DIFFERS"
 # What can come of a row, best first; DIFFERS fails `kvplan reproduce engines`.
 OUTCOMES = (EXACT, WITHIN, DISAGREES, DIFFERS)
+LONGEST = 2**20  # bytes of the rows of one engine; they have up to 84 kB
 KEYS = {
     "id", "engine", "printed_version", "version", "model", "ask", "read", "scale", "value", "unit", "decimals", "between",
     "gpu", "grade", "line", "source", "note", "disagrees",
@@ -89,13 +90,10 @@ def log_rows(engine: str) -> list[dict[str, Any]]:
     if engine not in files:
         raise UnknownName("engine log", engine, files)
     rows = []
-    lines = files[engine].read_text(encoding="utf-8").splitlines()
+    lines = read_text(files[engine], "rows", LONGEST).splitlines()
     for number, line in enumerate(lines, 1):
         where = f"{files[engine].name}, line {number}"
-        try:
-            row = json.loads(line, parse_float=Decimal)
-        except ValueError as e:
-            raise InvalidInput("row", line[:60], f"a JSON object ({e})", where) from None
+        row = parse_object(line.encode(), "row", where, parse_float=Decimal)
         _check(row, where)
         rows.append(row)
     return rows
@@ -103,8 +101,6 @@ def log_rows(engine: str) -> list[dict[str, Any]]:
 
 def _check(row: Any, where: str) -> None:
     """Raises InvalidInput for a row that says something this module does not know, or leaves something out."""
-    if not isinstance(row, dict):
-        raise InvalidInput("row", row, "a JSON object", where)
     unknown, missing = sorted(set(row) - KEYS), sorted(KEYS - set(row))
     if unknown or missing:
         name = (unknown or missing)[0]

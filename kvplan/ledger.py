@@ -9,6 +9,7 @@ from kvplan.costs import Held, Omission, Term, entries, held_bytes
 from kvplan.planner import Answer
 from kvplan.settings import RUNTIME_SOURCE
 from kvplan.specs import Attention, Recurrent
+from kvplan.text import shorten
 from kvplan.units import format_count
 
 if TYPE_CHECKING:
@@ -193,10 +194,9 @@ def omitted(a: Answer) -> Iterator[Omission]:
     """What the numbers leave out, each with the reason."""
     s, spec = a.settings, a.spec
     if a.weights is None:
-        method = spec.quantization.method if spec.quantization else "?"
-        yield Omission(
-            "weights", f"quant_method {method!r} is not known; give --weight-dtype, or a folder with safetensors"
-        )
+        q = spec.quantization
+        why = (q.why if q else "") or f"quant_method {shorten(q.method if q else '?')} is not known"
+        yield Omission("weights", f"{why}; give --weight-dtype, or a folder with safetensors")
         if s.memory_bytes is not None:
             yield Omission("capacity", "the bytes of the weights are unknown")
     crosses = any(isinstance(m, Attention) and m.cross for layer in spec.layers for m in layer.mixers)

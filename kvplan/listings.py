@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,8 +9,9 @@ from zlib import crc32
 
 from kvplan.catalog import ModelPreset, find_gpu, gpu_names, load, model_names, model_preset, preset_folders
 from kvplan.engines import ENGINES, find_engine
-from kvplan.errors import KvplanError
+from kvplan.errors import InvalidInput, KvplanError
 from kvplan.formats import ALIASES, FORMATS
+from kvplan.importers.files import TOML_LIMIT, parse_object, parse_toml, read_bytes, read_text
 from kvplan.units import DECIMAL, format_bytes
 
 __all__ = ["CHANGES", "list_engines", "list_formats", "list_gpus", "list_models", "list_papers", "list_schemes"]
@@ -88,8 +88,10 @@ def config_mark(preset: ModelPreset) -> str:
 
 def _index() -> dict[str, Row]:
     try:
-        index: dict[str, Row] = json.loads((preset_folders("models")[-1] / INDEX).read_bytes())
-    except OSError:
+        index: dict[str, Row] = parse_object(
+            read_bytes(preset_folders("models")[-1] / INDEX, "index", 2**23), "index", INDEX
+        )
+    except InvalidInput:  # a package without one builds what it lists
         return {}
     return index
 
@@ -200,11 +202,8 @@ def list_papers() -> list[Row]:
 
     ``link_as`` is, where bytes travel outside a decode step, the chain that counts them and the one it is compared with.
     """
-    import tomllib
-
     path = preset_folders("literature.toml")[-1]
-    with path.open("rb") as file:
-        raw = tomllib.load(file)
+    raw = parse_toml(read_text(path, "literature", TOML_LIMIT), "literature", str(path))
     return [
         {
             "name": paper["name"],

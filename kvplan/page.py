@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import shlex
+import re
 import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from html import escape
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
 
 from kvplan import figures, listings
 from kvplan.api import plan
@@ -21,9 +22,11 @@ from kvplan.explain import explain
 from kvplan.figures.checks import BAD
 from kvplan.report import Report
 from kvplan.reproduce import Row, reproduce
+from kvplan.text import cell, markdown, printable, shell
 from kvplan.units import (
     BINARY,
     DECIMAL,
+    LARGEST_COUNT,
     format_bytes,
     format_count,
     format_parameters,
@@ -33,10 +36,10 @@ from kvplan.units import (
 )
 
 __all__ = [
-    "BATCHES", "CONTEXTS", "MENU", "NOTHING", "UNITS", "WORDS", "chain", "command_line", "config", "count", "counted",
-    "denied", "device", "facts", "figures", "fits", "headroom", "link", "listing", "matching", "measured", "members",
-    "named", "naming", "on_gpus", "options", "packed", "printed", "provenance", "published", "ranks", "read_link",
-    "rows", "short", "shown", "unpacked", "worked",
+    "BATCHES", "CONTEXTS", "DIGITS", "MENU", "NOTHING", "UNITS", "WORDS", "Several", "as_html", "as_link", "as_text", "cells",
+    "chain", "clauses", "command_line", "config", "count", "counted", "denied", "device", "facts", "figures", "fits",
+    "headroom", "link", "listing", "matching", "measured", "members", "named", "naming", "on_gpus", "options", "packed",
+    "printable", "printed", "provenance", "published", "ranks", "read_link", "rows", "short", "shown", "unpacked", "worked",
 ]  # fmt: skip
 
 UNITS = {"GiB": BINARY, "GB": DECIMAL}
@@ -45,8 +48,11 @@ WORDS = {"fits": "✔ fits", "tight": "● tight", "no": "✘ no"}
 # Stops of the sliders: a factor of 3/2 or 4/3 apart, so that they are logarithmic.
 CONTEXTS = tuple(n << k for k in range(8, 22) for n in (2, 3))
 BATCHES = (1, *(n << k for k in range(10) for n in (2, 3)))
+DIGITS = range(LARGEST_COUNT + 1)  # what a box for a number takes: digits, no "8k"
 LARGEST_CONFIG = 2**20  # bytes: published ones have up to 0.2 MB
 LONGEST_LINK = 12_000  # characters of a packed config that a link may carry: servers take 16 KiB and more
+LARGEST_LINKED = 200_000  # bytes of such a config when it is read: a text area takes twice that
+LONGEST_FIELD = 1000  # characters of any other field of a link
 
 # Members of a chain that a menu offers on each axis; any other may be written instead.
 MENU: dict[str, tuple[str, ...]] = {
@@ -71,6 +77,50 @@ SYNONYMS = {
 }  # fmt: skip
 # What a command line calls a keyword of ``plan`` that is not its name with dashes.
 SEVERAL = {"schemes": "scheme", "engines": "engine", "gpus": "gpu"}
+
+
+# What Streamlit's Markdown reads beyond GFM, and hosts and mails that either makes a link of. Some of it is looked for in
+# the text as it will stand, where a backslash is gone: icons (":material/x:"), emoji, arrows ("->"), bare addresses.
+_READ = re.compile(r"(:(?! )|@|(?<=www)\.|[<>=~-]{2,}(?![\w<>=~-]))", re.IGNORECASE)
+
+
+def as_text(text: str) -> str:
+    r"""A text as Streamlit's Markdown that shows just that text, on one line: nothing is drawn, loaded or linked.
+
+    A character that would begin markup stands in a span of its own, so that no pattern reaches across it.
+
+    >>> as_text("2**48 ![x](http://a/b.png)")
+    '2\\*\\*48 !\\[x\\](http:color[:]//a/b.png)'
+    """
+    pieces = _READ.split(printable(text).strip(" "))
+    spans = ("".join(f":color[{markdown(char)}]" for char in piece) for piece in pieces[1::2])
+    plain = [
+        markdown(piece).replace("{", r"\{") for piece in pieces[::2]
+    ]  # braces after a span would be its attributes
+    return "".join(part for pair in zip(plain, (*spans, ""), strict=True) for part in pair)
+
+
+def as_link(words: str, address: str) -> str:
+    """A link of Markdown: ``words`` as text, and an address that cannot end early.
+
+    >>> as_link("here", "http://localhost/a)b c?d=%29")
+    '[here](http://localhost/a%29b%20c?d=%29)'
+    """
+    return f"[{as_text(words)}]({_quoted(address, '?')})"
+
+
+def _quoted(address: str, also: str = "") -> str:
+    return quote(address, safe=f":/@%[]!*+,;=&~{also}", errors="replace")
+
+
+def as_html(text: object) -> str:
+    """A text as HTML, in an attribute too, that shows just that text."""
+    return escape(printable(str(text)))
+
+
+def cells(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a table that a page shows and gives away as CSV: texts printable, none a formula."""
+    return [{name: cell(value) for name, value in row.items()} for row in rows]
 
 
 def chain(parts: Iterable[str | None]) -> str | None:
@@ -203,14 +253,22 @@ def link(address: str, fields: Mapping[str, Any]) -> str:
     'http://localhost:8501/?context=8k&row_schemes=mqa&row_schemes=cla%3A2'
     """
     told = {name: value for name, value in fields.items() if value not in (None, "", [], ())}
-    return f"{address.partition('?')[0]}?{urlencode(told, doseq=True)}"
+    return f"{_quoted(re.split('[?#]', address)[0])}?{urlencode(told, doseq=True, errors='replace')}"
+
+
+class Several(NamedTuple):
+    """A field of a link that may be given up to ``most`` times, each time as ``allowed`` says."""
+
+    allowed: Any
+    most: int
 
 
 def read_link(given: Mapping[str, Sequence[str]], fields: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
     """What a link asks for in the words of the page, and a clause for each field of it that cannot be.
 
-    ``fields`` says what a field holds: the name of a listing, a least whole number, a tuple of words (or a function that
-    makes one), or None for text. Names may be aliases, counts may be ``8k``, and ``scheme`` a whole chain.
+    ``fields`` says what a field holds: the name of a listing, a least whole number, a range of numbers written in digits, a
+    tuple of words (or a function that makes one), None for text, or ``Several`` of one of these. Names may be aliases, counts
+    may be ``8k``, and ``scheme`` a whole chain. Of a field that is given more often than it can be, the last counts.
 
     >>> read_link({"gpu": ["h100"], "context": ["8192"], "foo": ["1"]}, {"gpu": "gpus", "context": 1})
     ({'gpu': ['h100-80gb-sxm'], 'context': ['8k']}, ['foo is no field of this page'])
@@ -218,50 +276,86 @@ def read_link(given: Mapping[str, Sequence[str]], fields: Mapping[str, Any]) -> 
     found: dict[str, list[str]] = {}
     wrong = []
     for written, texts in given.items():
-        name = written.replace("-", "_")
+        name = written[:LONGEST_FIELD].replace("-", "_")
         name = SYNONYMS.get(name, name)
         try:
-            if name == "scheme" and texts[-1]:
-                found |= {axis: [member] for axis, member in members(texts[-1]).items()}
-            elif name not in fields:
-                wrong.append(f"{written[:40]} is no field of this page")
+            if name != "scheme" and name not in fields:
+                wrong.append(f"{printable(written, 40)} is no field of this page")
+            elif not texts or (name == "scheme" and not texts[-1]):
+                continue
+            elif name == "scheme":
+                found |= {axis: [member] for axis, member in members(_linked(name, texts[-1], None)).items()}
             else:
-                found[name] = [_linked(name, text, fields[name]) for text in texts]
+                found[name] = _all_linked(name, texts, fields[name])
         except KvplanError as e:
-            wrong.append(f"{written[:40]}={texts[-1][:40]}: {e}" if isinstance(e, UnknownName) else str(e))
+            said = f"{printable(written, 40)}={printable(texts[-1], 40)}: {e}" if isinstance(e, UnknownName) else str(e)
+            wrong.append(printable(said, 300))
     return found, wrong
 
 
+def _all_linked(name: str, texts: Sequence[str], allowed: Any) -> list[str]:
+    if not isinstance(allowed, Several):
+        return [_linked(name, texts[-1], allowed)]
+    texts = list(dict.fromkeys(texts))
+    if len(texts) > allowed.most:
+        raise InvalidInput(name, texts, f"at most {allowed.most} of them")
+    return [_linked(name, text, allowed.allowed) for text in texts]
+
+
 def _linked(name: str, text: str, allowed: Any) -> str:
+    longest = LONGEST_LINK if name == "config" else LONGEST_FIELD
+    if len(text) > longest:
+        raise InvalidInput(name, text[:40], f"at most {longest:,} characters in a link")
     if isinstance(allowed, int):
         return short(parse_count(text, name, least=allowed))
+    if isinstance(allowed, range):
+        return str(parse_count(text, name, least=allowed.start))
     words = allowed() if callable(allowed) else allowed
-    if words is None or (isinstance(words, tuple) and text in words):
-        return text
     if isinstance(words, str):
         return text if text in NOTHING else NOTHING[0] if text == "auto" else named(words, text)
+    if words is None and not text.isprintable():
+        raise InvalidInput(name, text, "text on one line")
+    if words is None or text in words:
+        return text
     raise UnknownName(name, text, words)
+
+
+def clauses(said: Sequence[str], most: int = 3) -> str:
+    """The first of many clauses, and how many more there are.
+
+    >>> clauses(["a", "b", "c"], 1)
+    'a; and 2 more'
+    """
+    more = [f"and {len(said) - most:,} more"] if len(said) > most else []
+    return "; ".join([*said[:most], *more])
 
 
 def packed(config: Mapping[str, Any]) -> str | None:
     """A config as a word for a link, or None where it is too long for one."""
-    text = json.dumps(config, separators=(",", ":")).encode()
+    try:
+        text = json.dumps(config, separators=(",", ":")).encode()
+    except RecursionError:  # nested as deep as could just be read
+        return None
+    if len(text) > LARGEST_LINKED:
+        return None
     word = urlsafe_b64encode(zlib.compress(text, 9)).decode().rstrip("=")
     return word if len(word) <= LONGEST_LINK else None
 
 
 def unpacked(word: str) -> str:
-    """The text of a config that a link carries. Raises InvalidInput, in one line, for what ``packed`` never made."""
+    """The text of a config that a link carries, a line per key. Raises InvalidInput, in one line, for what ``packed`` never made."""
     rule = "a config as a link of this page carries it"
+    if len(word) > LONGEST_LINK:
+        raise InvalidInput("config", word[:40], rule)
     try:
         reader = zlib.decompressobj()
-        text = reader.decompress(urlsafe_b64decode(word + "=" * (-len(word) % 4)), LARGEST_CONFIG)
-        if not reader.eof:
+        text = reader.decompress(urlsafe_b64decode(word + "=" * (-len(word) % 4)), LARGEST_LINKED + 1)
+        if not reader.eof or len(text) > LARGEST_LINKED:
             raise InvalidInput("config", word[:40], rule)
-        return json.dumps(config(text), indent=1)
-    except (zlib.error, ValueError, UnicodeError) as e:
-        if isinstance(e, InvalidInput) and e.field == "config":
-            raise
+        # a line per number would be a text of hundreds of megabytes where lists nest deep
+        lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in config(text).items())
+        return f"{{\n{lines}\n}}"
+    except (zlib.error, ValueError, RecursionError):  # InvalidInput of any field is a ValueError
         raise InvalidInput("config", word[:40], rule) from None
 
 
@@ -285,7 +379,7 @@ def command_line(command: str, model: object = None, **flags: Any) -> str:
             words += [word for item in value if item for word in (flag, str(item))]
         elif value not in (None, ""):
             words += [flag, str(value)]
-    return shlex.join(words)
+    return shell(words)
 
 
 def config(text: str | bytes) -> dict[str, Any]:
@@ -299,8 +393,12 @@ def config(text: str | bytes) -> dict[str, Any]:
         found = json.loads(text)
     except json.JSONDecodeError as e:
         raise InvalidInput("config.json", text[:40], f"{rule} (line {e.lineno}, column {e.colno}: {e.msg})") from None
-    except (ValueError, RecursionError) as e:
-        raise InvalidInput("config.json", text[:40], f"{rule} ({e})") from None
+    except UnicodeError:
+        raise InvalidInput("config.json", text[:40], f"{rule}, in UTF-8") from None
+    except RecursionError:
+        raise InvalidInput("config.json", text[:40], f"{rule}, nested less deep") from None
+    except ValueError:  # what Python says of it names its own settings
+        raise InvalidInput("config.json", text[:40], f"{rule}, integers of at most 4,300 digits") from None
     if not isinstance(found, dict):
         raise InvalidInput("config.json", found, rule)
     return found

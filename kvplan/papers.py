@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import os
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 
 from kvplan.catalog import preset_folders
 from kvplan.errors import InvalidInput, UnknownName
+from kvplan.importers.files import TOML_LIMIT, parse_toml, read_text
 from kvplan.report import Report
 from kvplan.units import BINARY, DECIMAL
 
@@ -119,11 +119,7 @@ def paper_file(name: str) -> Paper:
     if path is None:
         raise UnknownName("paper", name, files)
     where = str(path)
-    try:
-        with path.open("rb") as file:
-            raw = tomllib.load(file, parse_float=Decimal)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise InvalidInput("paper", where, f"a readable TOML file ({e})") from None
+    raw = parse_toml(read_text(path, "paper", TOML_LIMIT), "paper", where, parse_float=Decimal)
     _need(raw, ("schema", "title", "url", "checked"), where)
     shapes = _tables(raw, "shape", where)
     defaults = raw.get("defaults", {})
@@ -223,10 +219,9 @@ def _measured(table: dict[str, Any], folder: Path, where: str) -> Iterator[dict[
     _need(table, MEASURED_KEYS, where)
     path = folder / table["file"]
     try:
-        with path.open(newline="") as file:
-            lines = list(csv.DictReader(file))
-    except OSError as e:
-        raise InvalidInput("measured.file", table["file"], f"a readable CSV file ({e.strerror})", where) from None
+        lines = list(csv.DictReader(read_text(path, "measured.file", TOML_LIMIT).splitlines()))
+    except csv.Error as e:
+        raise InvalidInput("measured.file", table["file"], f"a readable CSV file ({e})", where) from None
     exceptions = {(e["model"], e["batch"]): e for e in table.get("except", [])}
     for line in lines:
         model, batch = line[table["model_column"]], int(line[table["batch_column"]])

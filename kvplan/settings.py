@@ -309,7 +309,7 @@ def _weight_format(spec: ModelSpec, weight_dtype: str | None) -> Quantization | 
     wanted = find_format(weight_dtype, "weight_dtype")
     if wanted.residual:
         raise InvalidInput("weight_dtype", weight_dtype, "a format without a residual window")
-    keep = QuantRule(r"^lm_head$|\.(gate|router)$", PLAIN)
+    keep = QuantRule(PLAIN, frozenset({"lm_head"}), ends=frozenset({"gate", "router"}))
     bits, per = wanted.spread
     storage = Storage(wanted.name, wanted.block, wanted.block_bits, flat=((per, bits),) if bits else ())
     return Quantization(f"weight_dtype {wanted.name}", storage, (keep,))

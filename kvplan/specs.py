@@ -322,10 +322,20 @@ PLAIN = Storage("dtype")
 
 
 class QuantRule(NamedTuple):
-    """Modules whose full path matches ``pattern`` (a regular expression, searched) are stored as ``storage``."""
+    """Modules that are stored as ``storage``: those that one of the four ways of naming them touches.
 
-    pattern: str
+    ``names`` are whole steps of a module's full path, wherever in it; ``starts`` likewise, but the last step may run on
+    (``layers.0.self_attn*``). ``ends`` are the last step or the one before it. ``pattern`` is an expression of a file, for
+    RE2 to search, which is found only where ``unless`` is not.
+    """
+
     storage: Storage
+    names: frozenset[str] = frozenset()
+    starts: frozenset[str] = frozenset()
+    ends: frozenset[str] = frozenset()
+    pattern: str = ""
+    unless: str = ""
+    stated: str = ""  # where a file states the expression, for messages
 
 
 class Quantization(NamedTuple):
@@ -338,6 +348,7 @@ class Quantization(NamedTuple):
     skips_fused: bool = False  # the quantiser walks nn.Linear and leaves 3-D expert parameters alone
     lookups: bool = False  # token tables are quantised like linear weights
     towers: bool = False  # linear weights of towers are quantised too
+    why: str = ""  # no weight bytes can be said, where it is not the method that is unknown
 
     @property
     def format(self) -> str:

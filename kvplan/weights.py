@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+from kvplan import patterns
 from kvplan.cache import targets
 from kvplan.formats import find_format
 from kvplan.num import ceildiv
@@ -22,6 +22,7 @@ from kvplan.specs import (
     ModelSpec,
     MoE,
     Quantization,
+    QuantRule,
     Recurrent,
     Storage,
     Tower,
@@ -299,13 +300,46 @@ def storage_of(weight: Weight, path: str, quantization: Quantization | None) -> 
     if quantization.rules:
         names = _spellings(path, quantization.method == "mlx")
         for rule in quantization.rules:
-            if any(re.search(rule.pattern, name) for name in names):
+            if touches(rule, names):
                 return rule.storage
     if quantization.experts_only and weight.visited is None:
         return PLAIN
     if quantization.skips_fused and weight.fused:
         return PLAIN
     return quantization.storage
+
+
+def touches(rule: QuantRule, spellings: Sequence[str]) -> bool:
+    """Whether a rule names a module, or one around it, by one of the spellings of its full path."""
+    if (rule.names or rule.starts or rule.ends) and any(_named(rule, name.split(".")) for name in spellings):
+        return True
+    if not rule.pattern or not any(patterns.found(rule.pattern, name) for name in spellings):
+        return False
+    return not (rule.unless and any(patterns.found(rule.unless, name) for name in spellings))
+
+
+def _named(rule: QuantRule, steps: list[str]) -> bool:
+    if rule.ends and not rule.ends.isdisjoint(steps[1:][-2:]):
+        return True
+    for depth in _depths(rule.names):
+        if any(".".join(steps[i : i + depth]) in rule.names for i in range(len(steps) - depth + 1)):
+            return True
+    if not rule.starts:
+        return False
+    tails = [".".join(steps[i:]) for i in range(len(steps))]
+    return any(tail[:n] in rule.starts for tail in tails for n in _lengths(rule.starts) if n <= len(tail))
+
+
+@lru_cache(maxsize=64)
+def _depths(names: frozenset[str]) -> tuple[int, ...]:
+    """How many steps the names of a rule have."""
+    return tuple({name.count(".") + 1 for name in names})
+
+
+@lru_cache(maxsize=64)
+def _lengths(starts: frozenset[str]) -> tuple[int, ...]:
+    """How many characters the beginnings of a rule have."""
+    return tuple({len(start) for start in starts})
 
 
 # Checkpoints and configs spell the same module in several ways; a rule written for one of them means all.

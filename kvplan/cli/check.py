@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from kvplan.cli.machinery import as_stdout_can, command
+from kvplan.cli.machinery import as_stdout_can, command, warn
 from kvplan.cli.options import AsJson, AsMarkdown, Text
-from kvplan.errors import KvplanError
+from kvplan.errors import InvalidInput, KvplanError
 
 __all__ = ["check"]
 
@@ -29,7 +29,7 @@ def check(
     Example: kvplan check kvplan.toml --junit budgets.xml
     """
     from kvplan import budgets
-    from kvplan.importers.files import write_whole
+    from kvplan.importers.files import open_to_write, write_whole
 
     try:
         checked = budgets.check(file, update=update)
@@ -48,6 +48,9 @@ def check(
             print(line)
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         if summary:
-            with open(summary, "a", encoding="utf-8") as out:
-                out.write(checked.to_markdown())
+            try:
+                with open_to_write(summary, "GITHUB_STEP_SUMMARY", "ab") as out:
+                    out.write(checked.to_markdown().encode())
+            except (InvalidInput, OSError) as e:  # a picture of the answer, which stands above
+                warn(str(e))
     raise typer.Exit(1 if checked.broken else 0)

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
+from kvplan.text import printable
 from kvplan.units import parse_count
 
 __all__ = ["COMMANDS", "Command", "Group", "as_stdout_can", "command", "warn"]
@@ -118,11 +119,14 @@ class Group(TyperGroup):
         except typer.Abort:
             code = _fail("interrupted", 130)
         except ClickError as e:
-            message = " ".join(e.format_message().split())
+            message = printable(" ".join(e.format_message().split()))
             code = _fail(message, 2) if message else 2  # no message: the help was printed instead
         except OSError as e:
             if e.filename is not None:  # of a file that was opened, not of the answer that was written
-                raise
+                code = _fail(f"{os.fspath(e.filename)!r}: {e.strerror}", 2)
+                if standalone_mode:
+                    sys.exit(code)
+                return code
             # the reader has gone (`| head`): say nothing
             code = 0 if isinstance(e, BrokenPipeError) else _fail(f"cannot write the answer: {e.strerror}", 2)
             # keep Python's last flush from complaining
@@ -140,7 +144,7 @@ def _fail(message: str, code: int) -> int:
 def warn(message: str) -> None:
     """One line on stderr."""
     if sys.stderr is not None:
-        print(f"kvplan: {' '.join(message.split())}", file=sys.stderr)
+        print(f"kvplan: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
 # What stands for a character that the terminal's encoding lacks; of others, their letters without accents, or "?".

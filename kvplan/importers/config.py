@@ -14,8 +14,8 @@ from kvplan.errors import InvalidInput, UnreadKeys
 
 __all__ = ["LAYER_LIMIT", "Config"]
 
-# Far above any model (the deepest has a few hundred layers): keeps absurd files from filling memory.
-LAYER_LIMIT = 4096
+# Far above any model (the deepest published ones have 126 to 160 layers): keeps absurd files from taking memory and time.
+LAYER_LIMIT = 1024
 NUMBER_LIMIT = 2**40
 
 # Words in keys that change what is cached. Any such key left unread, with a value that says something, is an error.

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 from kvplan.errors import InvalidInput, KvplanError, MissingExtra
 from kvplan.importers import from_config
-from kvplan.importers.files import open_file, parse_object
+from kvplan.importers.files import parse_object, read_bytes
 from kvplan.importers.safetensors import INDEX, INDEX_LIMIT, index_bytes
 from kvplan.specs import ModelSpec, replace
 from kvplan.text import shorten
 
 __all__ = ["spec_from_hub"]
 
-CONFIG_LIMIT = 16 * 2**20
+CONFIG_LIMIT = 8 * 2**20  # as kvplan/catalog.py has it
 SINGLE = "model.safetensors"
 TIMEOUT = 10.0  # seconds to wait for an answer
 ID = re.compile(r"^([A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96})(?:@([\w./-]{1,200}))?$", re.ASCII)
@@ -66,7 +66,9 @@ def spec_from_hub(name: str) -> ModelSpec:
     )
     try:
         place, file = _fetch(place, "config.json", CONFIG_LIMIT)
-        spec = from_config(_parsed(file, "config", CONFIG_LIMIT, f"{place.where}/config.json"), place.repo, place.where)
+        where = f"{place.where}/config.json"
+        raw = parse_object(read_bytes(file, "config", CONFIG_LIMIT), "config", where)
+        spec = from_config(raw, place.repo, place.where)
     except KvplanError:
         raise
     except Exception as e:  # whatever the library and its HTTP client raise becomes one line
@@ -107,19 +109,13 @@ def _fetch(place: _Place, name: str, limit: int) -> tuple[_Place, Path]:
     return place._replace(revision=commit or place.revision), Path(path)
 
 
-def _parsed(path: Path, field: str, limit: int, where: str) -> dict[str, object]:
-    file, size = open_file(path, field)
-    with file:
-        if size > limit:
-            raise InvalidInput(field, f"{size} bytes", f"at most {limit} bytes", where)
-        return parse_object(file.read(limit + 1), field, where)
-
-
 def _with_weights(spec: ModelSpec, place: _Place) -> ModelSpec:
     """Adds the bytes of the weights from the index, else from the header of the single file, else a note."""
     try:
         _, index = _fetch(place, INDEX, INDEX_LIMIT)
-        total = index_bytes(_parsed(index, "index", INDEX_LIMIT, f"{place.where}/{INDEX}"), f"{place.where}/{INDEX}")
+        where = f"{place.where}/{INDEX}"
+        raw = parse_object(read_bytes(index, "index", INDEX_LIMIT), "index", where, table=True)
+        total = index_bytes(raw, where)
         return replace(spec, weight_bytes=total, weight_source=f"metadata.total_size of {place.where}/{INDEX}")
     except Exception as e:
         reason: Exception = e

@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
 from kvplan.errors import InvalidInput
-from kvplan.importers.files import open_file, parse_object
+from kvplan.importers.files import open_file, parse_object, read_bytes
 
 __all__ = ["FolderWeights", "folder_weight_bytes", "header_bytes", "index_bytes", "read_header"]
 
-HEADER_LIMIT = 100 * 10**6  # bytes, the format's own limit
-INDEX_LIMIT = 256 * 2**20
+# Bytes of one header: shards of published checkpoints name up to some 5,000 tensors in 170 bytes each (0.9 MB), files of
+# a small mixture that is one file 19,000 (3 MB). The format itself allows 100 MB.
+HEADER_LIMIT = 16 * 2**20
+# Bytes of all headers of a folder. The largest checkpoints (Kimi K2 in NVFP4: 276,480 tensors of experts alone) take 47 MB.
+HEADERS_LIMIT = 64 * 2**20
+# Bytes of an index: 110 for each tensor, so that those checkpoints take 31 MB; DeepSeek V3's has 9 MB.
+INDEX_LIMIT = 80 * 2**20
 INDEX = "model.safetensors.index.json"
-FILE_LIMIT = 10_000  # shards of one checkpoint
+TENSOR_LIMIT = 500_000  # of all headers of a folder; those checkpoints have some 281,000
+FILE_LIMIT = 2_000  # shards of one checkpoint; published ones have up to 191 (DeepSeek R1 and its kin: 163)
 
 # Bits of one element. The format packs FP4 and FP6 elements without gaps.
 DTYPE_BITS = {
@@ -48,11 +54,7 @@ def folder_weight_bytes(folder: str | os.PathLike[str]) -> FolderWeights | None:
         reason = getattr(e, "strerror", None) or "not a path"
         raise InvalidInput("weights", str(place), f"a readable folder ({reason})") from None
     if indexed:
-        file, size = open_file(index, "weights")
-        with file:
-            if size > INDEX_LIMIT:
-                raise InvalidInput("index", f"{size} bytes", f"at most {INDEX_LIMIT} bytes", str(index))
-            raw = parse_object(file.read(INDEX_LIMIT + 1), "index", str(index))
+        raw = parse_object(read_bytes(index, "index", INDEX_LIMIT), "index", str(index), table=True)
         shards = _shards(raw, str(index))
         if not shards or not shards <= set(names):
             return FolderWeights(index_bytes(raw, str(index)), {}, f"metadata.total_size of {INDEX}")
@@ -67,8 +69,13 @@ def folder_weight_bytes(folder: str | os.PathLike[str]) -> FolderWeights | None:
         raise InvalidInput("weights", f"{len(names)} safetensors files", f"at most {FILE_LIMIT}", str(place))
     _complete(names, str(place))
     by_dtype: dict[str, int] = {}
+    left, tensors = HEADERS_LIMIT, 0
     for name in names:
-        for dtype, amount in read_header(place / name).items():
+        header, length = _header(place / name, left)
+        left, tensors = left - length, tensors + len(header)
+        if tensors > TENSOR_LIMIT:
+            raise InvalidInput("headers", f"{tensors:,} tensors", f"at most {TENSOR_LIMIT:,} in a folder", str(place))
+        for dtype, amount in header_bytes(header, str(place / name)).items():
             by_dtype[dtype] = by_dtype.get(dtype, 0) + amount
     plural = f"{len(names)} safetensors files" if len(names) > 1 else names[0]
     return FolderWeights(sum(by_dtype.values()), by_dtype, f"tensor headers of {plural}")
@@ -76,16 +83,16 @@ def folder_weight_bytes(folder: str | os.PathLike[str]) -> FolderWeights | None:
 
 def _complete(names: list[str], where: str) -> None:
     """Raises InvalidInput where shards name themselves `-00001-of-00002` and some of them are absent."""
+    families: dict[tuple[str, str], list[str]] = {}
     for name in names:
-        stem = name.removesuffix(".safetensors")
-        head, of, count = stem.rpartition("-of-")
+        head, of, count = name.removesuffix(".safetensors").rpartition("-of-")
         if of and count.isascii() and count.isdigit() and len(count) <= 5:
-            family = head.rpartition("-")[0]
-            present = sum(
-                other.startswith(f"{family}-") and other.endswith(f"-of-{count}.safetensors") for other in names
+            families.setdefault((head.rpartition("-")[0], count), []).append(name)
+    for (_, count), shards in families.items():
+        if len(shards) != int(count):
+            raise InvalidInput(
+                "weights", f"{len(shards)} shards", f"all {int(count)} that {shards[0]} speaks of", where
             )
-            if present != int(count):
-                raise InvalidInput("weights", f"{present} shards", f"all {int(count)} that {name} speaks of", where)
 
 
 def _shards(raw: dict[str, object], where: str) -> set[str]:
@@ -109,18 +116,25 @@ def index_bytes(raw: dict[str, object], where: str) -> int:
 
 def read_header(path: Path) -> dict[str, int]:
     """Bytes per dtype of one safetensors file: 8 bytes of length, then that much JSON; nothing behind it is read."""
+    return header_bytes(_header(path, HEADERS_LIMIT)[0], str(path))
+
+
+def _header(path: Path, left: int) -> tuple[dict[str, object], int]:
+    """The parsed header of a file and its length, where other headers of its folder have ``left`` so much."""
     where = str(path)
     file, size = open_file(path, "weights")
     with file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
+        if length > left and len(start) == 8 and length <= min(HEADER_LIMIT, size - 8):
+            raise InvalidInput("headers", f"{length:,} bytes more", f"at most {HEADERS_LIMIT:,} in a folder", where)
         if len(start) < 8 or length > min(HEADER_LIMIT, size - 8):
             at_most = max(min(HEADER_LIMIT, size - 8), 0)
             raise InvalidInput("header", f"{length} bytes long", f"a safetensors header of at most {at_most}", where)
         data = file.read(length)
     if len(data) < length:
         raise InvalidInput("header", f"{len(data)} bytes", f"all of its {length} bytes", where)
-    return header_bytes(parse_object(data, "header", where), where)
+    return parse_object(data, "header", where, table=True), length
 
 
 def header_bytes(header: dict[str, object], where: str) -> dict[str, int]:

@@ -6,18 +6,18 @@ memory, or something that is not modelled, which is then named. What no table ho
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
+from os import PathLike, fspath
 from typing import Any, NamedTuple
 
 from kvplan.api import plan
 from kvplan.errors import InvalidInput, KvplanError
-from kvplan.launch.commands import Command, read_command
-from kvplan.launch.reading import Asked, Changes, Named, Reading, Rules, Verdict
+from kvplan.launch.commands import Command, not_run, read_command
+from kvplan.launch.reading import Asked, Changes, Named, Reading, Rules, Verdict, first_of
 from kvplan.report import Report
+from kvplan.text import shell, shorten, to_json
 from kvplan.units import format_bytes
 from kvplan.version import __version__
 
@@ -93,7 +93,7 @@ class Preflight(_Found):
 
     @property
     def unknown(self) -> tuple[Named, ...]:
-        """Flags that kvplan does not know, with the nearest one that it does."""
+        """Flags that kvplan does not know, the first of them with the nearest one that it does."""
         return tuple(
             Named(given.words, f"unknown to kvplan{f'; nearest: {given.nearest}' if given.nearest else ''}")
             for given in self.reading.unknown
@@ -102,12 +102,14 @@ class Preflight(_Found):
     @property
     def notes(self) -> tuple[str, ...]:
         """What else a reader should know."""
-        left = self.command.left_out
+        left = self.command.left_out.partition(" ")[0]
+        typed = not_run((*self.command.words, *self.command.environment.values()))
         return (
             *self.reading.notes,
             *self.reading.repeated,
             *self._close(),
-            *([f"read up to {left.split()[0]!r}"] if left else []),
+            *first_of(typed, lambda word: f"{shorten(word)} stands as typed: kvplan runs nothing", "more such words"),
+            *([f"read up to {left!r}"] if left else []),
         )
 
     def _close(self) -> list[str]:
@@ -164,7 +166,7 @@ class Preflight(_Found):
 
     def to_json(self) -> str:
         """The same as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        return to_json(self.to_dict())
 
     def to_text(self, width: int = 80, color: bool = False) -> str:
         """The answer for a terminal of ``width`` columns."""
@@ -178,7 +180,7 @@ def preflight(
     gpu: str | None = None,
     *,
     memory: int | str | None = None,
-    config: str | None = None,
+    config: str | PathLike[str] | None = None,
     engine_version: str | None = None,
 ) -> Preflight:
     """Whether the engine that a command starts will start on this GPU, what it will print, and else what would do.
@@ -187,11 +189,14 @@ def preflight(
     bytes per GPU); how many there are, the command says. ``config`` is a config.json, a folder or a preset that stands
     for the model. Nothing is run. Raises a KvplanError that names what cannot be read.
     """
+    if config is not None and not isinstance(config, (str, PathLike)):
+        raise InvalidInput("--config", config, "a path, or the name of a preset")
     if gpu is None and memory is None:
         raise InvalidInput("--gpu", None, "the accelerator to start on, e.g. l40s; `kvplan gpus` lists them")
     read = read_command(command)
     rules = _rules(read.engine)
-    return _answered(read, Reading(rules, read, Asked(gpu, memory, config, engine_version)))
+    stands_for = None if config is None else fspath(config)
+    return _answered(read, Reading(rules, read, Asked(gpu, memory, stands_for, engine_version)))
 
 
 def _rules(engine: str) -> Rules:
@@ -271,7 +276,7 @@ def _checked(found: Preflight, changes: Changes) -> Change | None:
         return None
     if not (verdict.starts and verdict.holds):
         return None
-    flags = " ".join(name if value is None else f"{name} {shlex.quote(value)}" for name, value in changes.items())
+    flags = shell(word for name, value in changes.items() for word in (name, value) if word is not None)
     return Change(flags, verdict.why, tuple(_replaced(found, changes)))
 
 

@@ -6,12 +6,16 @@ Nothing is dropped: what no table holds comes back as a ``Given`` without a flag
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from kvplan.errors import InvalidInput
 
-__all__ = ["Flag", "Given", "Table", "read_flags", "table"]
+__all__ = ["MOST", "Flag", "Given", "Table", "read_flags", "table"]
+
+MOST = 40  # things of one kind that are looked into, or listed for a reader, one by one; real commands have fewer
+LONGEST = 100  # characters of an unknown flag for which a known one is looked up that looks like it
 
 # What argparse takes for a value although it begins with a dash.
 NEGATIVE = re.compile(r"^-\d+$|^-\d*\.\d+$")
@@ -61,6 +65,7 @@ class Table(NamedTuple):
     prefixes: bool = True  # the beginning of one flag alone is that flag
     underscores: bool = False  # --max_model_len is --max-model-len
     pairs: tuple[tuple[str, str], ...] = ()  # prefixes whose switches negate each other
+    ordered: tuple[str, ...] = ()  # the spellings, in the order of their characters
 
 
 def table(
@@ -91,7 +96,7 @@ def table(
                 for here, there in pairs:
                     if name.startswith(here):
                         flags.setdefault(there + name.removeprefix(here), flag)
-    return Table(flags, argparse, prefixes, underscores, pairs)
+    return Table(flags, argparse, prefixes, underscores, pairs, tuple(sorted(flags)))
 
 
 def _off(spelled: str, flag: Flag, pairs: tuple[tuple[str, str], ...]) -> bool:
@@ -106,10 +111,11 @@ def _off(spelled: str, flag: Flag, pairs: tuple[tuple[str, str], ...]) -> bool:
 def read_flags(words: Sequence[str], known: Table) -> Iterator[Given | str]:
     """Flags with their values in the order given; a word that belongs to none comes back as text.
 
+    Of unknown flags the first ``MOST`` come with the known one that looks like them: to look takes a millisecond.
     Raises InvalidInput for a flag that needs a value and has none.
     """
     words = list(words)
-    i = 0
+    i = looked = 0
     while i < len(words):
         word = words[i]
         i += 1
@@ -131,7 +137,8 @@ def read_flags(words: Sequence[str], known: Table) -> Iterator[Given | str]:
         if flag is None:
             follows = None if equals or i >= len(words) or _is_flag(words[i], known) else words[i]
             i += follows is not None
-            near = _nearest(name, known.flags)
+            near = _nearest(name, known.flags) if looked < MOST and len(name) <= LONGEST else ""
+            looked += 1
             yield Given(word.partition("=")[0] if equals else word, None, value if equals else follows, nearest=near)
             continue
         off = flag.takes == "switch" and _off(spelled, flag, known.pairs)
@@ -174,10 +181,9 @@ def _find(name: str, known: Table) -> tuple[str, Flag | None]:
     flag = known.flags.get(name)
     if flag is not None or not (known.argparse and known.prefixes) or not name.startswith("--") or len(name) < 4:
         return name, flag
-    begun = [spelled for spelled in known.flags if spelled.startswith(name)]
-    if len({known.flags[spelled] for spelled in begun}) == 1 and len(begun) == 1:
-        return begun[0], known.flags[begun[0]]
-    return name, None
+    at = bisect_left(known.ordered, name)
+    begun = [spelled for spelled in known.ordered[at : at + 2] if spelled.startswith(name)]
+    return (begun[0], known.flags[begun[0]]) if len(begun) == 1 else (name, None)
 
 
 def _nearest(name: str, flags: Iterable[str]) -> str:

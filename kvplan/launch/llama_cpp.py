@@ -9,10 +9,12 @@ from kvplan.launch.flags import table
 from kvplan.launch.models import preset_of_file, quantized_name
 from kvplan.launch.reading import Changes, Reading, Rules, Verdict
 from kvplan.report import Report
+from kvplan.text import printable
 from kvplan.units import format_bytes, format_count
 
 __all__ = ["RULES"]
 
+SOME = 5  # invalid arguments that a verdict names
 AUTO_SLOTS = 4  # of a server whose -np is not given; they share one cache
 LEAST_CONTEXT = 4096  # --fit shortens a context that nobody gave no further than this
 MARGIN = 2**30  # bytes that --fit leaves free on every device
@@ -23,11 +25,12 @@ CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "
 
 def fill(r: Reading) -> None:
     """Takes the flags that say how many cells the cache has and what is left for it."""
-    r.notes += [f"{word!r} belongs to no flag, and is not read" for word in r.positional]
-    for given in r.unknown:
-        flag, equals, value = given.spelled.partition("=")
-        if equals and flag in r.rules.table.flags:  # common/arg.cpp splits no words
-            r.refuse(f"error: invalid argument: {given.spelled} (llama.cpp takes {flag} {value})")
+    r.stray(r.positional)
+    for word in r.words.joined[:SOME]:  # common/arg.cpp splits no words
+        flag, _, value = word.partition("=")
+        r.refuse(f"error: invalid argument: {printable(word, 100)} (llama.cpp takes {flag} {printable(value, 100)})")
+    if len(r.words.joined) > SOME:
+        r.refuse(f"{len(r.words.joined) - SOME:,} more like them")
     _model(r)
     server = r.command.program in ("llama-server", "server")
     slots, unified = r.count("-np", least=-1), r.switch("-kvu")
@@ -88,7 +91,9 @@ def _model(r: Reading) -> None:
     said = f"{name} {file or ''}"
     kind = quantized_name(said) or ("q4_k" if repo is not None and file is None else None)
     if kind is None:
-        r.notes.append(f"nothing says how the weights of {name} are stored: they count in the type of the config")
+        r.notes.append(
+            f"nothing says how the weights of {printable(name or '', 200)} are stored: they count in the type of the config"
+        )
         return
     r.plan["weight_dtype"] = kind
     r.notes.append(

@@ -17,7 +17,7 @@ QUANTIZED = ("2", "3", "4", "8")  # bits that a weight format here has
 
 def fill(r: Reading) -> None:
     """Takes the model and the formats of its cache; how long requests are, no flag says."""
-    r.notes += [f"{word!r} belongs to no flag, and is not read" for word in r.positional]
+    r.stray(r.positional)
     name = r.text("--model")
     found = r.model(name)
     r.uses("--model", found.how)

@@ -10,13 +10,17 @@ from typing import Any, NamedTuple
 
 from kvplan.catalog import load, model_preset, preset_folders, read_json
 from kvplan.errors import InvalidInput, KvplanError, MissingExtra
+from kvplan.importers.files import open_file
+from kvplan.launch.commands import not_run
 from kvplan.specs import ModelSpec, replace
 
 __all__ = ["Found", "find_model", "preset_of_file", "quantized_name"]
 
 HUB = re.compile(r'^hub = "([^"]+)"', re.MULTILINE)
 ALIASES = re.compile(r"^aliases = \[([^\]]*)\]", re.MULTILINE)
-HEAD = 4096  # the first lines of a preset file hold its names
+HEAD = 4096  # the first bytes of a preset file hold its names
+LONGEST = 4096  # characters of a path; a longer one is no file's, and says nothing
+SPLIT = re.compile(r"-\d{5}-of-\d{5}$")  # one of the parts of a GGUF
 # What a file name says of the weights: llama.cpp's types, mixed ones by the type of most of their matrices.
 GGUF_TYPE = re.compile(
     r"(?<![A-Za-z0-9])((?:UD-)?(I?Q\d(?:_[A-Z0-9]+)*|TQ\d_\d|BF16|F16|F32|MXFP4(?:_MOE)?))(?![A-Za-z0-9])",
@@ -43,7 +47,7 @@ def find_model(name: str, config: str | None, overrides: dict[str, Any] | None =
     if not overrides:
         return found
     if found.config is None:
-        raise InvalidInput("--hf-overrides", json.dumps(overrides), "a config.json to change: give --config PATH")
+        raise InvalidInput("--hf-overrides", overrides, "a config.json to change: give --config PATH")
     changed = _merged(found.config, overrides)
     return Found(replace(load(changed), name=found.spec.name), f"{found.how}, overridden", changed)
 
@@ -58,20 +62,31 @@ def _merged(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
 
 def _raw(config: str) -> Found:
     """The model of --config: a preset by its name, or what ``load`` finds at a path."""
-    path = Path(config).expanduser()
+    path = _path(config)
     if not os.path.exists(path) and "/" not in config and not config.endswith((".json", ".gguf")):
         return _preset(model_preset(config).name)
     return _file(path)
 
 
+def _path(name: str) -> Path:
+    """A path, its ``~`` as the home that it stands for; as it is where there is none."""
+    path = Path(name)
+    try:
+        return path.expanduser()
+    except (RuntimeError, ValueError):  # no such person, a NUL
+        return path
+
+
 def _named(name: str) -> Found:
     if not name:
         raise InvalidInput("model", None, "a model in the command, or --config PATH with its config.json")
-    if "$" in name:
+    if "$" in name or not_run([name]):
         raise InvalidInput(
-            "model", name, "a name: kvplan expands no shell variables; --config PATH gives the config.json"
+            "model",
+            name,
+            "a name: kvplan expands no shell variables and runs nothing; --config PATH gives the config.json",
         )
-    path = Path(name).expanduser()
+    path = _path(name)
     if os.path.exists(path):  # which answers False where pathlib raises (a name too long for the file system)
         return _file(path)
     if name.endswith(".gguf") or name.startswith((".", "/", "~")):
@@ -99,8 +114,9 @@ def _named(name: str) -> Found:
 
 
 def _file(path: Path) -> Found:
-    inside = path / "config.json" if path.is_dir() else path
-    raw = read_json(inside) if inside.is_file() and inside.suffix == ".json" else None
+    # os.path answers False where pathlib raises: a name too long for the file system, a folder that nobody may enter
+    inside = path / "config.json" if os.path.isdir(path) else path
+    raw = read_json(inside) if os.path.isfile(inside) and inside.suffix == ".json" else None
     return Found(load(path), str(path), raw)
 
 
@@ -109,16 +125,22 @@ def _preset(name: str) -> Found:
 
 
 def _heads() -> list[tuple[str, str, list[str]]]:
-    """Name, Hub id and aliases of every model preset, from the first lines of its file."""
+    """Name, Hub id and aliases of every model preset, from the first lines of its file; one that cannot be read has none."""
     found = []
     for folder in preset_folders("models"):
-        if not os.path.isdir(folder):
+        try:
+            entries = sorted(os.listdir(folder))
+        except OSError:
             continue
-        for entry in sorted(os.listdir(folder)):
+        for entry in entries:
             if not entry.endswith(".toml"):
                 continue
-            with open(folder / entry, encoding="utf-8", errors="replace") as file:
-                head = file.read(HEAD)
+            try:
+                file, _ = open_file(folder / entry, "preset")
+                with file:
+                    head = file.read(HEAD).decode(errors="replace")
+            except (InvalidInput, OSError):
+                continue
             hub, aliases = HUB.search(head), ALIASES.search(head)
             names = re.findall(r'"([^"]+)"', aliases[1]) if aliases else []
             found.append((entry.removesuffix(".toml"), hub[1] if hub else "", names))
@@ -141,9 +163,10 @@ def _preset_of_hub(name: str) -> str | None:
 
 def preset_of_file(name: str) -> str | None:
     """The preset that a GGUF's file or repository name says, quantisation and ending left out."""
-    short = re.sub(r"\.gguf$", "", name.rpartition("/")[2], flags=re.IGNORECASE)
-    short = re.sub(r"-\d{5}-of-\d{5}$", "", short)
-    short = re.sub(r"[-_.:]+GGUF$", "", GGUF_TYPE.sub("", short.partition(":")[0]).strip("-_. "), flags=re.IGNORECASE)
+    if len(name) > LONGEST:
+        return None
+    short = SPLIT.sub("", re.sub(r"\.gguf$", "", name.rpartition("/")[2], flags=re.IGNORECASE))
+    short = re.sub(r"[-_.]GGUF$", "", GGUF_TYPE.sub("", short.partition(":")[0]).strip("-_. "), flags=re.IGNORECASE)
     wanted = short.strip("-_. ").lower().replace("_", "-")
     for preset, _, aliases in _heads():
         if wanted and wanted in map(str.lower, (preset, *aliases)):
@@ -159,6 +182,8 @@ def quantized_name(name: str) -> str | None:
     """
     from kvplan.formats import ALIASES, FORMATS
 
+    if len(name) > 2 * LONGEST:
+        return None
     for match in reversed(list(GGUF_TYPE.finditer(name))):
         word = match[2].lower()
         word = MIXED.get(word, word)

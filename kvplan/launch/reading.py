@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
 
 from kvplan.engines import Option, find_engine
 from kvplan.errors import InvalidInput
+from kvplan.importers.files import parse_object
 from kvplan.launch.commands import Command
-from kvplan.launch.flags import Flag, Given, Table, read_flags
+from kvplan.launch.flags import MOST, Flag, Given, Table, read_flags
 from kvplan.launch.models import Found, find_model
 from kvplan.report import Report
+from kvplan.text import printable, shorten
 from kvplan.units import format_count
 
-__all__ = ["Asked", "Changes", "Named", "Reading", "Rules", "Verdict", "human_readable"]
+__all__ = ["Asked", "Changes", "Named", "Reading", "Rules", "Verdict", "first_of", "human_readable"]
 
 Changes = Mapping[str, str | None]  # a flag's name -> its new value; None: a switch that is given
+T = TypeVar("T")
+DEEPEST = 32  # objects and lists inside one another; configs have four
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 
 
@@ -76,6 +82,61 @@ def human_readable(text: str, field: str, suffixes: Mapping[str, int]) -> int:
     return int(match[1]) if match[1] else int(Fraction(match[2]) * size)
 
 
+def first_of(items: Sequence[T], show: Callable[[T], str], what: str = "more") -> list[str]:
+    """The first of what is listed for a reader, and how many there are besides.
+
+    >>> first_of(range(12_345), str)[MOST - 1 :]
+    ['39', 'and 12,305 more']
+    """
+    more = len(items) - MOST
+    return [*map(show, items[:MOST]), *([f"and {more:,} {what}"] if more > 0 else [])]
+
+
+class Words(NamedTuple):
+    """The words of a command by what they are: read once, however many changes of it are tried."""
+
+    given: dict[str, Given]
+    positional: list[str]
+    unknown: list[Given]
+    repeated: list[str]
+    paths: dict[str, list[str]]  # the keys of ``given`` that are parts of a flag's object
+    objects: dict[str, dict[str, Any]]  # of such flags, once they are read
+    joined: list[str]  # --flag=value of a known flag, to an engine that splits no words
+
+
+def read_words(rules: Rules, command: Command) -> Words:
+    """The words of a command against the table of its engine; variables that stand for flags come first."""
+    words = Words({}, [], [], [], {}, {}, [])
+    table = rules.table
+    for name, flag in rules.environment.items():
+        if name in command.environment:
+            known, value = table.flags[flag], command.environment[name]
+            off = known.takes == "switch" and value.lower() in ("0", "false", "off", "disabled")
+            words.given[known.name] = Given(f"{name}={value}", known, None if known.takes == "switch" else value, off)
+    before: dict[str, tuple[Given, int]] = {}  # of flags that were given otherwise: the first, and how often
+    for item in read_flags(command.words, table):
+        if isinstance(item, str):
+            words.positional.append(item)
+        elif item.flag is None:
+            words.unknown.append(item)
+            flag, equals, _ = item.spelled.partition("=")
+            if equals and not table.argparse and flag in table.flags:
+                words.joined.append(item.spelled)
+        else:
+            key = item.flag.name + (f".{item.path}" if item.path else "")
+            last = words.given.get(key)
+            if last is None and item.path:
+                words.paths.setdefault(item.flag.name, []).append(key)
+            elif last is not None and (last.value, last.off) != (item.value, item.off):
+                first, times = before.get(key, (last, 0))
+                before[key] = first, times + 1
+            words.given[key] = item
+    for key, (first, times) in before.items():
+        others = f"{times - 1:,} more, then " if times > 1 else ""
+        words.repeated.append(f"{first.words}, then {others}{words.given[key].words}: the last one counts")
+    return words
+
+
 class Reading:
     """The flags of one command, and the keyword arguments of ``kvplan.plan`` that they amount to.
 
@@ -83,14 +144,18 @@ class Reading:
     ``uses`` what each became; what is left over has no effect on memory, or one that nobody models.
     """
 
-    def __init__(self, rules: Rules, command: Command, asked: Asked, given: Mapping[str, Given] | None = None) -> None:
-        self.rules, self.command, self.asked = rules, command, asked
-        self.given: dict[str, Given] = {}
-        self.positional: list[str] = []
-        self.unknown: list[Given] = []
-        self.repeated: list[str] = []
-        self._read_words()
-        self.given |= given or {}
+    def __init__(
+        self,
+        rules: Rules,
+        command: Command,
+        asked: Asked,
+        given: Mapping[str, Given] | None = None,
+        like: Reading | None = None,  # the same command without ``given``: what was read of it need not be read again
+    ) -> None:
+        self.rules, self.command, self.asked, self.like = rules, command, asked, like
+        self.words: Words = read_words(rules, command) if like is None else like.words
+        self.given: dict[str, Given] = self.words.given | dict(given or {})
+        self.positional, self.unknown, self.repeated = self.words.positional, self.words.unknown, self.words.repeated
         self.known: dict[str, Option] = {o.name: o for o in find_engine(rules.engine, asked.version).options}
         self.plan: dict[str, Any] = {}
         self.options: dict[str, Any] = {}
@@ -102,34 +167,14 @@ class Reading:
         self.found: Found | None = None
         rules.fill(self)
         self._take_options()
-
-    def _read_words(self) -> None:
-        table = self.rules.table
-        for name, flag in self.rules.environment.items():
-            if name in self.command.environment:
-                known = table.flags[flag]
-                value = self.command.environment[name]
-                off = known.takes == "switch" and value.lower() in ("0", "false", "off", "disabled")
-                self.given[known.name] = Given(
-                    f"{name}={value}", known, None if known.takes == "switch" else value, off
-                )
-        for item in read_flags(self.command.words, table):
-            if isinstance(item, str):
-                self.positional.append(item)
-            elif item.flag is None:
-                self.unknown.append(item)
-            else:
-                key = item.flag.name + (f".{item.path}" if item.path else "")
-                before = self.given.get(key)
-                if before is not None and (before.value, before.off) != (item.value, item.off):
-                    self.repeated.append(f"{before.words}, then {item.words}: the last one counts")
-                self.given[key] = item
+        if like is None:  # a change is planned, and not described
+            self._take_caveats()
 
     def changed(self, changes: Changes) -> Reading:
         """The same command with other values of some flags."""
         flags = self.rules.table.flags
         given = {flags[name].name: Given(name, flags[name], value) for name, value in changes.items()}
-        return Reading(self.rules, self.command, self.asked, given)
+        return Reading(self.rules, self.command, self.asked, given, self)
 
     # --- taking flags ------------------------------------------------------------------------------------------------
 
@@ -184,9 +229,44 @@ class Reading:
             return self.positional[0]
         for given in self.unknown:
             if given.value is not None and "=" not in given.spelled and "/" in given.value:
-                self.notes.append(f"{given.value!r} is taken for the model, not for a value of {given.spelled}")
+                name, flag = shorten(given.value), printable(given.spelled, 100)
+                self.notes.append(f"{name} is taken for the model, not for a value of {flag}")
                 return given.value
         return None
+
+    def stray(self, words: Sequence[str]) -> None:
+        """Notes words that belong to no flag and mean nothing to the engine."""
+        self.notes += first_of(words, lambda word: f"{shorten(word)} belongs to no flag, and is not read", "more words")
+
+    def object(self, name: str) -> dict[str, Any]:
+        """The JSON object of a flag, with the keys that --flag.key gives one by one; empty where it is not given."""
+        found = self.words.objects.get(name)
+        if found is None:
+            found = self.words.objects[name] = self._object(name)
+        self.used |= dict.fromkeys(self.words.paths.get(name, ()), "a part of its object")
+        return dict(found)
+
+    def _object(self, name: str) -> dict[str, Any]:
+        text = self.text(name)
+        found = {} if text is None else parse_object(text.encode(errors="surrogatepass"), name, "the command")
+        if not _shallow(found):
+            raise InvalidInput(name, text, f"at most {DEEPEST} objects and lists inside one another")
+        for key in self.words.paths.get(name, ()):
+            given, inner = self.given[key], found
+            *parents, last = given.path.split(".", DEEPEST)
+            if "." in last:
+                raise InvalidInput(f"{name}.{given.path}", given.value, f"at most {DEEPEST} keys inside one another")
+            for part in parents:
+                inner = inner.setdefault(part, {})
+                if not isinstance(inner, dict):
+                    raise InvalidInput(f"{name}.{given.path}", given.value, "a key of an object")
+            try:
+                inner[last] = json.loads(given.value or "null")
+            except (ValueError, RecursionError):
+                inner[last] = given.value
+            if not _shallow(inner[last]):
+                raise InvalidInput(f"{name}.{given.path}", given.value, f"at most {DEEPEST} lists inside one another")
+        return found
 
     def is_given(self, name: str) -> bool:
         """Whether a flag is given at all."""
@@ -227,14 +307,17 @@ class Reading:
 
     def model(self, name: str | None, overrides: dict[str, Any] | None = None) -> Found:
         """The model of the command, looked up once."""
-        self.found = find_model(name or "", self.asked.config, overrides)
+        if self.like is not None and self.like.found is not None:  # no change is one of the model
+            self.found = self.like.found
+        else:
+            self.found = find_model(name or "", self.asked.config, overrides)
         return self.found
 
     # --- what is left over -------------------------------------------------------------------------------------------
 
     def _take_options(self) -> None:
-        """Flags that are options of the engine by their very name, then those with a caveat."""
-        for key, given in self.given.items():
+        """Flags and variables that are options of the engine by their very name."""
+        for given in self.given.values():
             flag = given.flag
             assert flag is not None
             if flag.name in self.used or given.path:
@@ -242,16 +325,22 @@ class Reading:
             option = next((self.known[name] for name in flag.keys if name in self.known), None)
             if option is not None and option.name not in self.options:
                 self.put(flag.name, self._value(flag, option))
-            elif flag.name in self.rules.caveats and key not in self.used:
-                self.caveats.append(Named(given.words, self.rules.caveats[flag.name]))
-        for key, given in self.given.items():
-            assert given.flag is not None
-            if given.path and key not in self.used:
-                why = self.rules.caveats.get(given.flag.name, "a part of a structured setting, which is not modelled")
-                self.caveats.append(Named(f"{given.spelled}.{given.path} {given.value}", why))
         for name, option_name in self.rules.variable_options.items():
             if name in self.command.environment and option_name in self.known and option_name not in self.options:
                 self.options[option_name] = self.command.environment[name].lower() not in ("0", "false", "off")
+
+    def _take_caveats(self) -> None:
+        """What is left of the flags and variables that have an effect on memory."""
+        caveats = self.rules.caveats
+        for given in self.given.values():
+            assert given.flag is not None
+            if not given.path and given.flag.name in caveats and given.flag.name not in self.used:
+                self.caveats.append(Named(given.words, caveats[given.flag.name]))
+        for key, given in self.given.items():
+            assert given.flag is not None
+            if given.path and key not in self.used:
+                why = caveats.get(given.flag.name, "a part of a structured setting, which is not modelled")
+                self.caveats.append(Named(f"{given.spelled}.{given.path} {given.value}", why))
         for name, why in self.rules.variables.items():
             if name in self.command.environment:
                 self.caveats.append(Named(f"{name}={self.command.environment[name]}", why))
@@ -305,7 +394,7 @@ class Reading:
         if self.visible is not None and wanted > self.visible:
             self.refuse(f"it asks for {wanted} GPUs, and the environment shows {self.visible}")
 
-    @property
+    @cached_property
     def visible(self) -> int | None:
         """GPUs that the environment shows; None where it does not say."""
         for name in VISIBLE:
@@ -313,6 +402,17 @@ class Reading:
             if text and text.lower() not in ("all", "void", "none") and "$" not in text:
                 return len([part for part in text.split(",") if part.strip()])
         return None
+
+
+def _shallow(value: object) -> bool:
+    """Whether objects and lists are inside one another no more than ``DEEPEST`` times."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        inside = [item for item in level if isinstance(item, (dict, list))]
+        level = [item for outer in inside for item in (outer.values() if isinstance(outer, dict) else outer)]
+        if not level:
+            return True
+    return False
 
 
 def _said(value: Any) -> str:

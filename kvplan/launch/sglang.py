@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
 from kvplan.errors import InvalidInput
 from kvplan.launch.flags import table
 from kvplan.launch.models import Found
 from kvplan.launch.reading import Changes, Named, Reading, Rules, Verdict
 from kvplan.report import Report
+from kvplan.text import printable
 from kvplan.units import format_bytes, format_count
 
 __all__ = ["RULES"]
@@ -23,9 +22,10 @@ ONLINE = {"fp8": "fp8", "w8a8_fp8": "fp8", "bitsandbytes": "nf4", "mxfp8": "mxfp
 def fill(r: Reading) -> None:
     """Takes the flags that say how large the pool is and what is left for it."""
     name = r.text("--model-path") or r.first()
-    r.notes += [f"{word!r} belongs to no flag, and is not read" for word in r.positional[1:]]
-    found = r.model(name, _overrides(r))
+    r.stray(r.positional[1:])
+    found = r.model(name, r.object("--json-model-override-args"))
     r.uses("--model-path", found.how)
+    r.uses("--json-model-override-args", "changes config.json")
     sizes: dict[str, int | None] = {}
     for key, flag, what in (
         ("tp", "--tp-size", "tensor-parallel ranks"),
@@ -64,20 +64,6 @@ def fill(r: Reading) -> None:
         r.uses("--mem-fraction-static", f"{share:g} of the memory for weights and cache")
 
 
-def _overrides(r: Reading) -> dict[str, Any]:
-    text = r.text("--json-model-override-args")
-    if text is None:
-        return {}
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise InvalidInput("--json-model-override-args", text, "a JSON object")
-    r.uses("--json-model-override-args", "changes config.json")
-    return found
-
-
 def _formats(r: Reading, found: Found) -> None:
     dtype = r.text("--dtype")
     if dtype is not None and dtype != "auto":
@@ -100,7 +86,7 @@ def _formats(r: Reading, found: Found) -> None:
         r.uses("--load-format", f"matrices become {ONLINE[method]} while they load")
     else:
         r.refuse(
-            f"--quantization {method} needs a checkpoint quantised so; the config of {found.how} is not "
+            f"--quantization {printable(method, 100)} needs a checkpoint quantised so; the config of {printable(found.how, 200)} is not "
             "(--config PATH gives the one that is served)"
         )
         r.uses("--quantization", "weights of a checkpoint quantised so")

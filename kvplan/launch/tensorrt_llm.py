@@ -15,7 +15,7 @@ __all__ = ["RULES"]
 def fill(r: Reading) -> None:
     """Takes the flags that say how large the pool is and what is left for it."""
     found = r.model(r.first())
-    r.notes += [f"{word!r} belongs to no flag, and is not read" for word in r.positional[1:]]
+    r.stray(r.positional[1:])
     ranks = 1
     for key, flag, what in (("tp", "--tp_size", "tensor-parallel ranks"), ("pp", "--pp_size", "pipeline stages")):
         n = r.count(flag)

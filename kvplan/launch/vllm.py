@@ -6,10 +6,8 @@ older versions had.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from math import floor
-from typing import Any
 
 from kvplan.engines.vllm.versions import NEWEST, parse, rules
 from kvplan.errors import InvalidInput
@@ -17,6 +15,7 @@ from kvplan.launch.flags import table
 from kvplan.launch.models import Found
 from kvplan.launch.reading import Changes, Reading, Rules, Verdict
 from kvplan.report import Report
+from kvplan.text import printable
 from kvplan.units import format_bytes, format_count
 
 __all__ = ["RULES"]
@@ -39,8 +38,8 @@ LOWERED = 1024  # tokens that a suggested length is a multiple of, while it has 
 def fill(r: Reading) -> None:
     """Takes the flags that say how large the cache is and what is left for it."""
     name = r.text("--model") or r.first()
-    r.notes += [f"{word!r} belongs to no flag, and is not read" for word in r.positional[1:]]
-    found = r.model(name, _object(r, "--hf-overrides"))
+    r.stray(r.positional[1:])
+    found = r.model(name, r.object("--hf-overrides"))
     r.uses("--model", found.how)
     r.uses("--hf-overrides", "changes config.json")
     _parallel(r)
@@ -124,7 +123,7 @@ def _formats(r: Reading, found: Found) -> None:
         r.uses("--load-format", f"matrices become {ONLINE[method]} while they load")
     else:
         r.refuse(
-            f"--quantization {method} needs a checkpoint quantised so; the config of {found.how} is not "
+            f"--quantization {printable(method, 100)} needs a checkpoint quantised so; the config of {printable(found.how, 200)} is not "
             "(--config PATH gives the one that is served)"
         )
         r.uses("--quantization", "weights of a checkpoint quantised so")
@@ -132,7 +131,7 @@ def _formats(r: Reading, found: Found) -> None:
 
 def _speculation(r: Reading) -> None:
     """Draft tokens, and the draft layers of methods that borrow the model's own shape; a draft model is not counted."""
-    config = _object(r, "--speculative-config")
+    config = r.object("--speculative-config")
     for flag, key in (
         ("--spec-method", "method"),
         ("--spec-model", "model"),
@@ -153,37 +152,11 @@ def _speculation(r: Reading) -> None:
     elif method in DRAFT_LAYERS or method.endswith("_mtp"):
         if r.has("num_speculative_layers"):
             r.options["num_speculative_layers"] = 1
-        r.notes.append(f"speculation by {method}: the cache of one draft layer is counted, its weights are not")
+        r.notes.append(
+            f"speculation by {printable(method, 100)}: the cache of one draft layer is counted, its weights are not"
+        )
         for flag in ("--speculative-config", "--spec-method", "--spec-tokens"):
             r.uses(flag, f"{tokens or 'some'} draft tokens of one more layer")
-
-
-def _object(r: Reading, flag: str) -> dict[str, Any]:
-    """The JSON object of a flag, with the keys that --flag.key gives one by one."""
-    text = r.text(flag)
-    found: Any = {}
-    if text is not None:
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
-            raise InvalidInput(flag, text, "a JSON object")
-    for key, given in r.given.items():
-        if given.flag is None or given.flag.name != flag or not given.path:
-            continue
-        inner = found
-        *parents, last = given.path.split(".")
-        for part in parents:
-            inner = inner.setdefault(part, {})
-            if not isinstance(inner, dict):
-                raise InvalidInput(f"{flag}.{given.path}", given.value, "a key of an object")
-        try:
-            inner[last] = json.loads(given.value or "null")
-        except (ValueError, RecursionError):
-            inner[last] = given.value
-        r.used[key] = "a part of its object"
-    return dict(found)
 
 
 def longest(found: Found) -> int | None:

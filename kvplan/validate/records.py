@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from kvplan.errors import InvalidInput
-from kvplan.importers.files import write_whole
+from kvplan.importers.files import parse_object, read_bytes, write_whole
 from kvplan.text import one_line
 from kvplan.version import __version__
 
@@ -191,19 +191,17 @@ class Record:
 
 
 WORDS = ("case", "quantity", "verdict", "note", "stage")
-LONGEST = 2**26  # bytes of a record's file: 70 times what an H100's holds
+LONGEST = 2**23  # bytes of a record's file: nine times what an H100's holds
 
 
 def read(path: Path, option: str = "record") -> dict[str, Any]:
     """A record from a file, every row of it checked. Raises InvalidInput where it is none."""
     rule = "a record that kvplan validate wrote"
     try:
-        if path.stat().st_size > LONGEST:
-            raise InvalidInput(option, str(path), f"{rule}, of at most {LONGEST:,} bytes")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise InvalidInput(option, str(path), f"{rule} ({one_line(str(e))[:120]})") from None
-    if not isinstance(found, dict) or found.get("record") is True or found.get("record") != 1:
+        found = parse_object(read_bytes(path, option, LONGEST), option, str(path), finite=False)
+    except InvalidInput as e:
+        raise InvalidInput(option, str(path), f"{rule} ({e.value}: {e.rule})") from None
+    if found.get("record") is True or found.get("record") != 1:
         raise InvalidInput(option, str(path), f'{rule} ("record": 1)')
     if not isinstance(found.get("rows"), list) or not isinstance(found.setdefault("notes", {}), dict):
         raise InvalidInput(option, str(path), f"{rule} (rows are a list, notes an object)")

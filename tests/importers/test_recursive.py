@@ -29,5 +29,5 @@ def test_hrm_reads_what_transformers_writes() -> None:
     assert kept(raw, 40) == kept(SMALL | {"num_hidden_layers": 2}, 40)
     with pytest.raises(InvalidInput, match=r"num_hidden_layers: got 20, allowed: num_layers_per_stack .* here 16"):
         spec_of(raw | {"num_hidden_layers": 20})
-    with pytest.raises(InvalidInput, match="at most 4096"):
+    with pytest.raises(InvalidInput, match="at most 1024"):
         spec_of(SMALL | {"num_hidden_layers": 1000})

@@ -18,6 +18,7 @@ from kvplan.importers.gguf.attention import ATTENTION
 from kvplan.importers.gguf.facts import Arch, Facts, common, same_value_width
 from kvplan.importers.gguf.header import Gguf, Skipped, Tensor, read_all, read_gguf
 from kvplan.importers.gguf.states import STATES
+from kvplan.importers.quantization.modules import ROUTERS
 from kvplan.specs import ModelSpec, Quantization, QuantRule, Storage, replace
 from kvplan.weights import count_parameters
 
@@ -118,9 +119,9 @@ def _with_weights(spec: ModelSpec, gguf: Gguf, f: Facts, main: str) -> ModelSpec
     rules = []
     for module, tensor_name in (("lm_head", "output.weight"), ("embed_tokens", "token_embd.weight")):
         found = [tensor.type for tensor in gguf.tensors if tensor.name == tensor_name]
-        rules += [QuantRule(f"^{module}$", _storage(kind)) for kind in found if kind != main]
+        rules += [QuantRule(_storage(kind), frozenset({module})) for kind in found if kind != main]
     # llama.cpp keeps routers in fp32
-    rules.append(QuantRule(r"\.(?:gate|router|shared_expert_gate)(?:\.\w+)?$", _storage("fp32")))
+    rules.append(QuantRule(_storage("fp32"), ends=ROUTERS.ends))
     quantization = Quantization("gguf", _storage(main), tuple(rules), lookups=True)
     complete = bool(gguf.tensors) and not gguf.missing
     changes: dict[str, Any] = {"quantization": quantization}

@@ -14,13 +14,17 @@ from kvplan.importers.files import open_file
 
 __all__ = ["Gguf", "Skipped", "Tensor", "read_all", "read_gguf"]
 
-READ_LIMIT = 64 * 2**20  # bytes of header; the largest published ones (vocabularies) stay below 16 MiB
-ITEM_LIMIT = 4_000_000  # strings walked over in arrays, all arrays together
+# All bounds are of one file, or of all files of a split one together.
+READ_LIMIT = 48 * 2**20  # bytes of header; the largest published ones (262,144 tokens, 514,906 merges) have 15 MB
+ITEM_LIMIT = 1_600_000  # strings walked over in arrays; those have 777,000
 KEEP_LIMIT = 8192  # longer arrays (vocabularies, merges) are skipped and only their length is kept
-ENTRY_LIMIT = 65_536  # metadata entries
-TENSOR_LIMIT = 262_144
+KEPT_LIMIT = 65_536  # items of all arrays that are kept: a number per layer for a dozen keys is some 1,500
+ENTRY_LIMIT = 4096  # metadata entries; published files have up to some 80
+TENSOR_LIMIT = 32_768  # published files have up to some 2,500 (mixtures of before experts were stacked)
 NAME_LIMIT = 1024
-TEXT_LIMIT = 65_536  # of one string that is kept; chat templates are longer and cut
+TEXT_LIMIT = 65_536  # bytes of one string that is kept; chat templates are longer and cut
+TEXTS_LIMIT = 4 * 2**20  # bytes of all strings that are kept; the others are passed over
+FILE_LIMIT = 256  # files of a split model; published ones have up to some 50
 
 # Tensor types, by the numbers of ggml.h; the removed repacked types had the sizes of Q4_0, IQ4_NL
 TYPES = {
@@ -68,13 +72,21 @@ SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?
 STRING, ARRAY = 8, 9
 
 
+class _Left:
+    """What may still be read, walked over and kept, of all files of a model."""
+
+    def __init__(self) -> None:
+        self.bytes, self.items, self.kept, self.texts = READ_LIMIT, ITEM_LIMIT, KEPT_LIMIT, TEXTS_LIMIT
+        self.entries, self.tensors = ENTRY_LIMIT, TENSOR_LIMIT
+
+
 class _Reader:
     """A bounded cursor over the head of a file."""
 
-    def __init__(self, file: BinaryIO, size: int, where: str) -> None:
+    def __init__(self, file: BinaryIO, size: int, where: str, left: _Left) -> None:
         self.file, self.where = file, where
-        self.left = min(size, READ_LIMIT)
-        self.items = ITEM_LIMIT
+        self.bounds = left
+        self.left = min(size, left.bytes)  # in this file
 
     def error(self, field: str, value: object, rule: str) -> InvalidInput:
         return InvalidInput(field, value, rule, self.where)
@@ -97,6 +109,7 @@ class _Reader:
         if count > self.left:
             raise self.error(field, f"{count} bytes more", f"a complete GGUF header of at most {READ_LIMIT} bytes")
         self.left -= count
+        self.bounds.bytes -= count
 
     def number(self, kind: str, field: str) -> Any:
         (value,) = struct.unpack(kind, self.take(struct.calcsize(kind), field))
@@ -116,7 +129,8 @@ class _Reader:
             return self.number(SCALARS[kind], field)
         if kind == STRING:
             length = self.number("<Q", field)
-            kept = self.take(min(length, TEXT_LIMIT), field)
+            kept = self.take(min(length, TEXT_LIMIT, self.bounds.texts), field)
+            self.bounds.texts -= len(kept)
             self.skip(length - len(kept), field)
             return kept.decode("utf-8", errors="replace")
         if kind == ARRAY:
@@ -127,34 +141,55 @@ class _Reader:
         kind, length = self.number("<I", field), self.number("<Q", field)
         if kind in SCALARS:
             width = struct.calcsize(SCALARS[kind])
-            if length > KEEP_LIMIT:
+            if length > min(KEEP_LIMIT, self.bounds.kept):
                 self.skip(length * width, field)
                 return Skipped(length)
+            self.bounds.kept -= length
             data = self.take(length * width, field)
             return [value for (value,) in struct.iter_unpack(SCALARS[kind], data)]
         if kind != STRING:
             raise self.error(field, f"an array of type {kind}", "an array of numbers, booleans or strings")
-        if length > self.items or 8 * length > self.left:
+        if length > self.bounds.items or 8 * length > self.left:
             raise self.error(field, f"{length} strings", "a complete array that a vocabulary could be")
-        self.items -= length
-        if length > KEEP_LIMIT:
-            for _ in range(length):
-                self.skip(self.number("<Q", field), field)
+        self.bounds.items -= length
+        if length > min(KEEP_LIMIT, self.bounds.kept):
+            self._pass(length, field)
             return Skipped(length)
+        self.bounds.kept -= length
         return [self.value(STRING, field) for _ in range(length)]
+
+    def _pass(self, count: int, field: str) -> None:
+        """Passes over so many strings; written out, as a vocabulary has half a million of them."""
+        file, left, size = self.file, self.left, struct.Struct("<Q").unpack
+        for _ in range(count):
+            head = file.read(8)
+            if len(head) < 8:
+                raise self.error(field, "the file ends here", "a complete GGUF header")
+            (length,) = size(head)
+            left -= 8 + length
+            if left < 0:
+                self._spend(self.left + 1, field)
+            if length < 4096:
+                file.read(length)
+            else:
+                file.seek(length, os.SEEK_CUR)
+        self._spend(self.left - left, field)
 
 
 def read_gguf(path: str | os.PathLike[str]) -> Gguf:
     """Metadata and tensor descriptions of one GGUF file (version 2 or 3, little-endian).
 
-    At most 64 MiB are read, tensors never. Raises InvalidInput for a file that is not a GGUF or is cut short,
+    At most 48 MiB are read, tensors never. Raises InvalidInput for a file that is not a GGUF or is cut short,
     Unsupported for an older version, the other byte order or a tensor type without a known size.
     """
-    place = Path(path)
+    return _read_file(Path(path), _Left())
+
+
+def _read_file(place: Path, left: _Left) -> Gguf:
     file, size = open_file(place, "gguf")
     with file:
         try:
-            return _read(_Reader(file, size, str(place)))
+            return _read(_Reader(file, size, str(place), left))
         except OSError as e:
             raise InvalidInput("gguf", str(place), f"a readable file ({e.strerror})") from None
 
@@ -167,12 +202,14 @@ def _read(reader: _Reader) -> Gguf:
         what = "big-endian GGUF" if version & 0xFFFF == 0 else f"GGUF version {version}"
         raise Unsupported(f"{reader.where}: {what} cannot be read; versions 2 and 3, little-endian, can")
     tensor_count, entry_count = reader.number("<Q", "tensor_count"), reader.number("<Q", "metadata_kv_count")
+    bounds = reader.bounds
     for field, count, limit, least in (
-        ("metadata_kv_count", entry_count, ENTRY_LIMIT, 13),
-        ("tensor_count", tensor_count, TENSOR_LIMIT, 24),
+        ("metadata_kv_count", entry_count, bounds.entries, 13),
+        ("tensor_count", tensor_count, bounds.tensors, 24),
     ):
         if count > min(limit, reader.left // least):
             raise reader.error(field, count, f"at most {limit}, and no more than the file has room for")
+    bounds.entries, bounds.tensors = bounds.entries - entry_count, bounds.tensors - tensor_count
     metadata: dict[str, Any] = {}
     for i in range(entry_count):
         key = reader.text(f"metadata[{i}].key")
@@ -220,11 +257,14 @@ def read_all(path: Path) -> Gguf:
     if match is None:
         return read_gguf(path)
     count = int(match[3])
-    sisters = [path.with_name(f"{match[1]}-{i + 1:05d}-of-{match[3]}.gguf") for i in range(min(count, 1000))]
+    if count > FILE_LIMIT:
+        raise InvalidInput("gguf", path.name, f"a model split over at most {FILE_LIMIT} files", str(path))
+    sisters = [path.with_name(f"{match[1]}-{i + 1:05d}-of-{match[3]}.gguf") for i in range(count)]
     present = [sister for sister in sisters if sister.exists()]
-    first = read_gguf(sisters[0] if sisters and sisters[0] in present else path)
+    left = _Left()
+    first = _read_file(sisters[0] if sisters and sisters[0] in present else path, left)
     tensors = list(first.tensors)
     for sister in present:
         if sister != sisters[0]:
-            tensors += read_gguf(sister).tensors
+            tensors += _read_file(sister, left).tensors
     return Gguf(first.version, first.metadata, tuple(tensors), count - len(present))

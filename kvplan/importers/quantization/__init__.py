@@ -29,6 +29,10 @@ def read_quantization(config: Config) -> tuple[Quantization | None, str | None]:
     method = _method(c, key)
     reader = METHODS.get(method)
     quantization = reader(c, config) if reader else Quantization(method)
+    if any(rule.pattern for rule in quantization.rules):
+        from kvplan.importers.quantization.modules import readable
+
+        quantization = readable(quantization)
     return quantization, _kv_dtype(c)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from kvplan.importers.config import Config
@@ -11,9 +10,10 @@ from kvplan.importers.quantization.modules import (
     HEAD,
     INDEXER,
     NAME_LIMIT,
+    PATTERN_LENGTH,
     ROUTERS,
     by_storage,
-    guarded,
+    expression,
     mapping,
     names_of,
     rules_for,
@@ -53,7 +53,7 @@ def _fp8(c: Config, config: Config) -> Quantization:
     skipped = names_of(c, "modules_to_not_convert", "ignored_layers")
     rules = _modelopt_layers(c)
     if expert_dtype == "fp4" and not rules:
-        rules.append(QuantRule(r"\.experts\.", MXFP4))
+        rules.append(QuantRule(MXFP4, frozenset({"experts"})))
     elif expert_dtype not in (None, "fp4", "fp8", "bf16"):
         return Quantization("fp8")
     rules += rules_for(c, "modules_to_not_convert", skipped, PLAIN)
@@ -89,15 +89,15 @@ def _gptq(c: Config, config: Config) -> Quantization:
     bits, group = bits_of(c, "bits", None, GPTQ_BITS), group_of(c, "group_size", 128)
     marlin = "marlin" in (c.get("checkpoint_format"), c.get("format")) or c.bool("is_marlin_format")
     rules: list[QuantRule] = []
-    for text, change in mapping(c, "dynamic"):
+    for text, change in mapping(c, "dynamic", PATTERN_LENGTH):
         path = f"dynamic.{text[:40]}"
-        pattern = guarded(c, "dynamic", text.removeprefix("+:").removeprefix("-:"))
+        pattern = text.removeprefix("+:").removeprefix("-:")
         if text.startswith("-:"):
-            rules.append(QuantRule(pattern, PLAIN))
+            rules.append(expression(c, "dynamic", pattern, PLAIN))
             continue
         own = Config(change, c.where, f"{c.path}{path}.")
         storage = _gptq_storage(bits_of(own, "bits", bits, GPTQ_BITS), group_of(own, "group_size", group or -1), marlin)
-        rules.append(QuantRule(pattern, storage))
+        rules.append(expression(c, "dynamic", pattern, storage))
     rules += rules_for(c, "modules_to_not_convert", names_of(c, "modules_to_not_convert"), PLAIN)
     storage = _gptq_storage(bits, group, marlin)
     blocks = c.get("modules_in_block_to_quantize")
@@ -116,7 +116,7 @@ def _autoround(c: Config, config: Config) -> Quantization:
     """AutoRound in GPTQ or AWQ packing: packed words, zero points and fp16 scales, no group index."""
     bits, group = bits_of(c, "bits", 4, (2, 3, 4, 8)), group_of(c, "group_size", 128)
     packing = str(c.get("packing_format", ""))
-    if c.get("data_type", "int") != "int" or (packing and not re.search("gptq|awq", packing)):
+    if c.get("data_type", "int") != "int" or (packing and "gptq" not in packing and "awq" not in packing):
         return Quantization("auto-round")
     pairs: list[tuple[str, Storage]] = []
     for name, change in mapping(c, "extra_config"):
