@@ -10,7 +10,7 @@ import streamlit as st
 
 from kvplan import InvalidInput, KvplanError, page
 
-__all__ = ["ask", "check_link", "flags", "given", "link", "look", "model", "units"]
+__all__ = ["ask", "carried", "check_link", "flags", "given", "link", "look", "model", "units"]
 
 VIEWS = ("Explore", "Compare", "Layers", "Capacity", "Roofline", "Papers", "Validation")
 SOURCES = ("preset", "config.json", "numbers")
@@ -34,12 +34,13 @@ AS_IT_IS, NO_GPU = page.NOTHING
 # What each field of a link may hold, for page.read_link.
 FIELDS: dict[str, Any] = {
     "view": VIEWS, "source": SOURCES, "units": tuple(page.UNITS), "by": ("schemes", "engines", "GPUs"),
-    "model": "models", "gpu": "gpus", "engine": "engines", "engines": "engines", "row_engines": "engines", "row_GPUs": "gpus",
+    "model": "models", "gpu": "gpus", "engine": "engines", "engines": page.Several("engines", 3),
+    "row_schemes": page.Several(None, 6), "row_engines": page.Several("engines", 6), "row_GPUs": page.Several("gpus", 6),
     "context": 1, "batch": 1, "tp": 1, "pp": 1, "dp": 1, "exact": ("true", "false", "True", "False"),
     "engine_version": lambda: ("newest", *(v for row in page.listing("engines") for v in row["versions"])),
     "paper": lambda: ("all", *(row.paper for row in page.published())),
-    **dict.fromkeys((f"n_{name}" for name in NUMBERS), 0), **dict.fromkeys(FORMATS, "formats"),
-    **dict.fromkeys((*AXES, "options", "row_schemes", "cases", "rows", "term", "config")),
+    **dict.fromkeys((f"n_{name}" for name in NUMBERS), page.DIGITS), **dict.fromkeys(FORMATS, "formats"),
+    **dict.fromkeys((*AXES, "options", "cases", "rows", "term", "config")),
 }  # fmt: skip
 
 
@@ -54,11 +55,18 @@ def check_link() -> None:
         if "config" in found:
             st.session_state["pasted"] = page.unpacked(found["config"][0])
     except KvplanError as e:
-        wrong.append(str(e))
+        del found["config"]
+        wrong.insert(0, str(e))
+    # who carries a model, even one that cannot be read, asks about no other
+    if "config" in asked:
+        if found.setdefault("source", ["config.json"]) != ["config.json"]:
+            wrong.insert(0, f"config, where source is {found['source'][0]}")
+    elif any(name.startswith("n_") for name in found) and "model" not in found:
+        found.setdefault("source", ["numbers"])
     for name in ("context", "batch", "tp", "pp", "dp"):
         st.session_state[f"linked_{name}"] = found.get(name)
     if wrong:
-        st.session_state["complaint"] = f"The link holds what cannot be, which is left out: {'; '.join(wrong[:4])}."
+        st.session_state["complaint"] = f"The link holds what cannot be, which is left out: {page.clauses(wrong)}."
     if found != asked:
         st.query_params.from_dict(found)
         st.rerun()
@@ -93,7 +101,7 @@ def _asked() -> dict[str, Any]:
     asked["tp"] = _slider("Tensor parallel ranks", RANKS, "tp")
     asked["pp"] = _slider("Pipeline stages", RANKS, "pp")
     asked["dp"] = _slider("Data parallel replicas", RANKS, "dp")
-    st.caption(page.ranks(asked["tp"], asked["pp"], asked["dp"]))
+    st.caption(page.as_text(page.ranks(asked["tp"], asked["pp"], asked["dp"])))
     st.subheader("Page")
     st.segmented_control("Units", list(page.UNITS), default="GiB", required=True, key="units", **LINK)
     st.toggle("Exact numbers beside the rounded ones", key="exact", **LINK)
@@ -116,34 +124,61 @@ def _model() -> dict[str, Any]:
     """Chooses the model, and returns the plain numbers where it is made of them."""
     source = st.segmented_control("Model", SOURCES, default="preset", required=True, key="source", **LINK)
     st.session_state["model_asked"] = None
+    if source == "config.json":
+        _config()
+        return {}
+    _carry(None)
     if source == "preset":
         presets = {row["name"]: row for row in page.listing("models")}
         start = list(presets).index("llama-3.1-8b")
         name = st.selectbox("Preset, type to search", list(presets), start, key="model", **LINK)
-        st.caption(f"{presets[name]['label']}: {presets[name]['attention']}")
+        st.caption(page.as_text(f"{presets[name]['label']}: {presets[name]['attention']}"))
         st.session_state["model_asked"] = name
         return {}
-    if source == "numbers":
-        made = {
-            name: column.number_input(name.replace("_", " "), 0, None, n, key=f"n_{name}", **LINK)
-            for column, (name, n) in zip(cycle(st.columns(2)), NUMBERS.items(), strict=False)
-        }
-        return {name: n for name, n in made.items() if n}
+    made = {
+        name: column.number_input(name.replace("_", " "), 0, None, n, key=f"n_{name}", **LINK)
+        for column, (name, n) in zip(cycle(st.columns(2)), NUMBERS.items(), strict=False)
+    }
+    return {name: n for name, n in made.items() if n}
+
+
+def _config() -> None:
+    """Takes a config; the address holds this one or none, so that it never means another model."""
     file = st.file_uploader("Upload a config.json", ["json"], key="file")
     text = st.text_area("or paste it", key="pasted", height=120, max_chars=400_000, persist_state="session")
-    st.session_state["model_asked"] = page.config(file.getvalue() if file else text)
-    return {}
+    word = None
+    try:
+        if not file and not text.strip():
+            raise InvalidInput(
+                "config.json", None, "a published one, pasted or uploaded; the address of this page holds none"
+            )
+        st.session_state["model_asked"] = page.config(file.getvalue() if file else text)
+        word = page.packed(model())
+    finally:
+        _carry(word)
+    if word is None:
+        st.info(
+            "The config is too long for an address: that of this page does not hold it, and opened again asks for it."
+        )
+
+
+def _carry(word: str | None) -> None:
+    """Keeps the config of the address bar in step with the one that is shown."""
+    if word is None:
+        st.query_params.pop("config", None)
+    elif st.query_params.get("config") != word:
+        st.query_params["config"] = word
 
 
 def _scheme() -> str | None:
     """One member per axis; any member may be typed instead. The notation that they make stands below."""
     columns = (column for _ in AXES for column in st.columns(2))  # a row of two when it is asked for
     parts = [
-        _pick(label, list(page.MENU[axis]), axis, within=column, help=words, accept_new_options=True)
+        _pick(label, list(page.MENU[axis]), axis, within=column, help=page.as_text(words), accept_new_options=True)
         for (axis, (label, words)), column in zip(AXES.items(), columns, strict=False)
     ]
     chain = page.chain(parts)
-    st.code(chain or "as published", language=None, wrap_lines=True)
+    st.code(page.printable(chain or "as published"), language=None, wrap_lines=True)
     return chain
 
 
@@ -155,7 +190,9 @@ def _engine() -> dict[str, Any]:
     version = columns[1].selectbox("Version", versions, key="engine_version", **LINK)
     options = None
     if engines[name]["options"]:
-        words = "  \n".join(f"**{o['name']}**: {o['help']}" for o in engines[name]["options"])
+        words = "  \n".join(
+            f"**{page.as_text(o['name'])}**: {page.as_text(o['help'])}" for o in engines[name]["options"]
+        )
         text = st.text_input("Engine options: name=value, blanks between", key="options", help=words, **LINK)
         options = page.options(text)
     return {
@@ -188,6 +225,11 @@ def link() -> str:
     if isinstance(model(), dict):
         fields["config"] = page.packed(model())
     return page.link(st.context.url or "", fields)
+
+
+def carried() -> bool:
+    """Whether that address holds all that is asked: a config may be too long for it."""
+    return not isinstance(model(), dict) or page.packed(model()) is not None
 
 
 def units() -> str:

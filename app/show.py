@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -36,11 +35,11 @@ def guarded(view: Callable[[], None]) -> Callable[[], None]:
         try:
             view()
         except KvplanError as e:
-            st.error(str(e), icon=":material/error:")
+            st.error(page.as_text(str(e)), icon=":material/error:")
         except Exception as e:  # a page shows no traceback
             if type(e).__module__.startswith("streamlit.runtime.scriptrunner"):
                 raise  # how the server stops or restarts a run
-            print(f"kvplan app: {type(e).__name__}: {e}", file=sys.stderr)
+            print(page.printable(f"kvplan app: {type(e).__name__}: {e}"), file=sys.stderr)
             st.error("This could not be worked out; the server's log says why.", icon=":material/error:")
 
     return run
@@ -50,19 +49,19 @@ def complaint() -> None:
     """What was wrong with the link, once."""
     said = st.session_state.pop("complaint", None)
     if said:
-        st.warning(said, icon=":material/link_off:")
+        st.warning(page.as_text(said), icon=":material/link_off:")
 
 
 def heading(text: str) -> None:
     """What the page is about, the first heading of the document."""
-    st.html(f'<h1 class="heading">{html.escape(text)}</h1>')
+    st.html(f'<h1 class="heading">{page.as_html(text)}</h1>')
 
 
 def verdict(report: Report) -> None:
     """Whether it fits, by how much and what binds, in a line that a screen reader announces."""
     kind, sign = {True: ("yes", "✔ "), False: ("no", "✘ "), None: ("neither", "")}[report.fits]
-    text = html.escape(report.verdict(page.UNITS[question.units()]))
-    more = html.escape(page.headroom(report, question.units()))
+    text = page.as_html(report.verdict(page.UNITS[question.units()]))
+    more = page.as_html(page.headroom(report, question.units()))
     st.html(f'<div class="verdict {kind}" role="status">{sign}{text}<small>{more}</small></div>')
 
 
@@ -71,9 +70,9 @@ def numbers(report: Report) -> None:
     beside = st.session_state.get("exact")
     cells = []
     for name, value, exact in report.rows(page.UNITS[question.units()]):
-        title = f" title='{html.escape(exact)}'" if exact else ""
-        more = f"<small>{html.escape(exact)}</small>" if exact and beside else ""
-        cells.append(f"<div><dt>{html.escape(name.strip())}</dt><dd{title}>{html.escape(value)}{more}</dd></div>")
+        title = f" title='{page.as_html(exact)}'" if exact else ""
+        more = f"<small>{page.as_html(exact)}</small>" if exact and beside else ""
+        cells.append(f"<div><dt>{page.as_html(name.strip())}</dt><dd{title}>{page.as_html(value)}{more}</dd></div>")
     st.html(f'<dl class="numbers">{"".join(cells)}</dl>')
 
 
@@ -83,11 +82,11 @@ def fits(reports: Iterable[Report], key: str) -> None:
     if not rows:
         st.info("No GPU can be asked this.")
         return
-    head = "".join(f"<th scope='col'>{name}</th>" for name in rows[0]["cells"])
+    head = "".join(f"<th scope='col'>{page.as_html(name)}</th>" for name in rows[0]["cells"])
     body = "".join(
         "<tr>"
         + "".join(
-            f"<td{' class=' + row['verdict'] if name == 'fits' else ''}>{html.escape(str(text))}</td>"
+            f"<td{' class=' + row['verdict'] if name == 'fits' else ''}>{page.as_html(text)}</td>"
             for name, text in row["cells"].items()
         )
         + "</tr>"
@@ -102,7 +101,7 @@ def fits(reports: Iterable[Report], key: str) -> None:
 
 def picture(chart: Any, key: str) -> None:
     """A figure, with its data and its file to take away."""
-    st.plotly_chart(chart.figure(), key=f"{key}_picture", theme=None, config=CONFIG, alt=chart.title)
+    st.plotly_chart(chart.figure(), key=f"{key}_picture", theme=None, config=CONFIG, alt=page.printable(chart.title))
     downloads(chart, key)
 
 
@@ -121,14 +120,20 @@ def _file(label: str, data: Callable[[], Any], name: str, mime: str = "") -> Non
 def table(rows: Iterable[Any], key: str, counts: Iterable[str] = (), **more: Any) -> None:
     """Rows as a table that can be sorted, searched and downloaded; ``counts`` are columns of thousands."""
     columns = {name: st.column_config.NumberColumn(format="localized") for name in counts}
-    st.dataframe(list(rows), hide_index=True, key=key, column_config=columns, **more)
+    st.dataframe(page.cells(rows), hide_index=True, key=key, column_config=columns, **more)
 
 
 def foot(command: str, report: Report | None = None) -> None:
     """The command line that gives the same, the link, and the whole answer as a file."""
     st.caption("The same in a terminal")
     st.code(command, language="bash", wrap_lines=True)
-    st.markdown(f"[Link to what you see]({question.link()}), every setting included.")
+    link = page.as_link("Link to what you see", question.link())
+    if question.carried():
+        st.markdown(f"{link}, every setting included.")
+    else:
+        st.markdown(
+            f"{link}, every setting included but the config, which is too long for it: whoever opens it is asked for it."
+        )
     if report is not None:
         with st.container(horizontal=True):
             _file("JSON of all numbers", report.to_json, "plan.json")

@@ -24,7 +24,7 @@ def view() -> None:
         asked = [plan(question.model(), engine=name, **question.flags(*OWN)) for name in others if name != own]
         for each in (report, *asked):
             name = each.engine["name"]
-            st.subheader(f"Engine {name}")
+            st.subheader(f"Engine {page.as_text(name)}")
             show.picture(page.figures.capacity([each], None, (1, 256), question.look()), f"capacity-{name}")
         command = question.given("plot capacity", "context", "batch", output="capacity.svg")
     st.subheader("On which GPUs")

@@ -52,7 +52,7 @@ def view() -> None:
     else:
         st.info("Choose a GPU for the largest batch at each context.")
     if kind != "GPUs":
-        st.markdown("\n".join(f"- {note}" for note in compared.notes()))
+        st.markdown("\n".join(f"- {page.as_text(note)}" for note in compared.notes()))
     show.foot(command)
 
 

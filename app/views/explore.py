@@ -16,19 +16,20 @@ def view() -> None:
     if report.suggestions:
         st.subheader("What to try: each of these makes it fit")
         for change in report.suggestions:
-            st.code(change, language="bash", wrap_lines=True)
+            st.code(page.printable(change), language="bash", wrap_lines=True)
     show.picture(page.figures.memory([report], question.look()), "memory")
     if report.capacity is None:
         st.info("Choose a GPU to see what fits, what binds and how fast it can be at most.")
     if report.engine["printed"]:
-        st.subheader(f"What {report.engine['name']} prints")
-        st.code("\n".join(report.engine["printed"]), language=None, wrap_lines=True)
+        st.subheader(f"What {page.as_text(report.engine['name'])} prints")
+        st.code("\n".join(map(page.printable, report.engine["printed"])), language=None, wrap_lines=True)
     _formulas(report)
     left, right = st.columns(2)
     with left, st.expander("What was left out", expanded=bool(report.omitted)):
-        st.markdown("\n".join(f"- **{omission.path}**: {omission.why}" for omission in report.omitted) or "Nothing.")
+        listed = (f"- **{page.as_text(omission.path)}**: {page.as_text(omission.why)}" for omission in report.omitted)
+        st.markdown("\n".join(listed) or "Nothing.")
     with right, st.expander("Notes", expanded=bool(report.notes)):
-        st.markdown("\n".join(f"- {note}" for note in report.notes) or "None.")
+        st.markdown("\n".join(f"- {page.as_text(note)}" for note in report.notes) or "None.")
     show.foot(question.given("plan"), report)
 
 
@@ -40,7 +41,7 @@ def _formulas(report: Report) -> None:
     term = st.selectbox("Formula with the numbers put in", terms, start, key="term", **question.LINK)
     for block in page.worked(report, term).split("\n\n"):
         title, _, body = block.partition("\n")
-        st.markdown(f"**{title.lstrip('% ')}**")
+        st.markdown(f"**{page.as_text(title.lstrip('% '))}**")
         st.latex(body)
     ledger = st.expander("All terms", key="ledger", on_change="rerun")
     if ledger.open:  # a table costs a browser more than the rest of the page

@@ -1,7 +1,5 @@
 """Validation: what runs measured, and what engines printed, beside what was predicted."""
 
-import html
-
 import question
 import show
 import streamlit as st
@@ -21,7 +19,7 @@ def view() -> None:
         st.info("No case contains that.")
         return
     for record in records:
-        st.caption(page.provenance(record))
+        st.caption(page.as_text(page.provenance(record)))
     denied(page.denied(records))
     show.picture(page.figures.measured(records, question.look()), "measured")
     show.table(rows, "measured-rows")
@@ -42,7 +40,7 @@ def denied(rows: list[dict[str, str]]) -> None:
     region(
         "Rows that say no",
         "".join(
-            f'<div class="verdict no">✘ {html.escape(row["said"])}<small>{html.escape(row["note"])}</small></div>'
+            f'<div class="verdict no">✘ {page.as_html(row["said"])}<small>{page.as_html(row["note"])}</small></div>'
             for row in rows
         ),
     )
@@ -52,12 +50,12 @@ def facts(rows: list[dict[str, str]], device: str) -> None:
     """What was measured of a device itself."""
     if not rows:
         return
-    st.subheader(f"Measured of {device}")
+    st.subheader(f"Measured of {page.as_text(device)}")
     # lines break, so that a phone shows the values beside their names
     cell = "style='text-align: left; white-space: normal'"
-    head = "".join(f"<th scope='col' {cell}>{name}</th>" for name in rows[0])
+    head = "".join(f"<th scope='col' {cell}>{page.as_html(name)}</th>" for name in rows[0])
     body = "".join(
-        f"<tr>{''.join(f'<td {cell}>{html.escape(text)}</td>' for text in row.values())}</tr>" for row in rows
+        f"<tr>{''.join(f'<td {cell}>{page.as_html(text)}</td>' for text in row.values())}</tr>" for row in rows
     )
     region(
         f"Measured of {device}",
@@ -69,5 +67,5 @@ def facts(rows: list[dict[str, str]], device: str) -> None:
 def region(label: str, body: str, look: str = "") -> None:
     """A part of the page that scrolls by itself, with the keyboard too."""
     st.html(
-        f'<div class="scroll" style="{look}" tabindex="0" role="region" aria-label="{html.escape(label)}">{body}</div>'
+        f'<div class="scroll" style="{look}" tabindex="0" role="region" aria-label="{page.as_html(label)}">{body}</div>'
     )

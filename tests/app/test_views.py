@@ -51,6 +51,11 @@ def shown(at: AppTest) -> dict[str, tuple[str, str]]:
     return {html.unescape(name): (html.unescape(value), html.unescape(exact)) for name, exact, value in found}
 
 
+def read(element: Any) -> str:
+    """What Streamlit's Markdown of an element shows, where page.as_text made it."""
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", re.sub(r":color\[(\\?.)\]", r"\1", element.value))
+
+
 def fine(at: AppTest) -> None:
     """Neither a traceback nor an error."""
     assert not at.exception
@@ -230,7 +235,7 @@ def validation(monkeypatch: pytest.MonkeyPatch, *records: dict[str, Any], **fiel
 
 def test_a_record_of_a_gpu_says_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     """Name, driver and CUDA of the device, no empty commit, and how many rows say what; a CPU's as before."""
-    gpu, cpu, *_ = [caption.value for caption in validation(monkeypatch, GPU_RECORD, CPU_RECORD).main.caption]
+    gpu, cpu, *_ = [read(caption) for caption in validation(monkeypatch, GPU_RECORD, CPU_RECORD).main.caption]
     assert (
         "suite gpu on NVIDIA <b>T0, 2026-11-28T04:17:58Z, driver 580.1, CUDA 13.0, torch 2.11.0+cu130: 5 rows shown,"
         " 2 exact, 1 reported, 1 wrong, 1 failed"
@@ -294,7 +299,7 @@ def test_the_validation_page_names_the_records_on_file() -> None:
     fine(at)
     (line,) = [code.value for code in at.code if "kvplan validate --show" in code.value]
     path = Path(MAIN).parents[1] / re.findall(r"--show (\S+)", line)[0]
-    assert json.loads(path.read_bytes())["date"] in "".join(caption.value for caption in at.caption)
+    assert json.loads(path.read_bytes())["date"] in "".join(map(read, at.caption))
     assert sum(len(record["rows"]) for record in page.measured()) == len(at.dataframe[0].value)
 
 
@@ -339,7 +344,7 @@ def test_the_link_below_a_page_opens_it_again() -> None:
         gpu="h100-80gb-sxm", tp=2, batch=3, context="12k",
     )  # fmt: skip
     assert {name.strip(): (value, exact) for name, value, exact in report.rows(page.UNITS["GB"])} == shown(again)
-    assert "tp 2 × pp 1 × dp 1: 2 GPUs" in [caption.value for caption in again.caption]
+    assert "tp 2 × pp 1 × dp 1: 2 GPUs" in map(read, again.caption)
 
 
 def link(at: AppTest) -> str:
@@ -375,7 +380,10 @@ def test_a_pasted_config_is_in_the_link() -> None:
         ({"view": "Nowhere"}, "unknown view 'Nowhere'"),
         ({"scheme": "cla:2+cla:3"}, "scheme"),
         ({"scheme": "nonsense"}, "nonsense"),
-        ({"config": "AAAA"}, "config: got 'AAAA'"),
+        ({"context": "2**48"}, "from 1 to 2**48"),
+        ({"gpu": ":material/home:"}, "unknown gpu ':material/home:'"),
+        ({"engines": "x" * 2000}, "engines: got 'xxx"),
+        ({"cases": "\x00"}, "cases: got '\\x00'"),
         ({"paper": "nobody"}, "unknown paper 'nobody'"),
         ({"n_layers": "many"}, "n_layers: got 'many'"),
     ],
@@ -384,10 +392,27 @@ def test_a_hand_edited_link_gets_one_sentence(fields: dict[str, str], said: str)
     at = opened(**fields)
     assert not at.exception
     assert not at.error
-    assert any(said in warning.value for warning in at.warning), [w.value for w in at.warning]
+    assert any(said in read(warning) for warning in at.warning), [w.value for w in at.warning]
     assert 1 == len(at.warning)
     assert "\n" not in at.warning[0].value
     assert "KV per token" in shown(at)
+
+
+def test_a_link_whose_config_cannot_be_read_shows_no_other_model() -> None:
+    """One sentence says what is wrong with it, another that there is none; there are no numbers of a preset."""
+    for fields in (
+        {"config": "AAAA"},
+        {"config": "AAAA", "source": "config.json"},
+        {"config": "", "model": "qwen3-8b"},
+    ):
+        at = opened(**fields)
+        assert not at.exception
+        assert {} == shown(at)
+        assert ["config: got" in read(warning) for warning in at.warning] == [True]
+        assert {
+            "config.json: missing, allowed: a published one, pasted or uploaded; the address of this page holds none"
+        } == {read(error) for error in at.error}
+        assert "config" not in at.query_params
 
 
 @pytest.mark.parametrize(
@@ -408,7 +433,7 @@ def test_a_bad_config_gets_one_sentence(pasted: str, said: str) -> None:
     at = opened(source="config.json")
     at.text_area(key="pasted").set_value(pasted).run()
     assert not at.exception
-    assert any(said in error.value for error in at.error), [error.value for error in at.error]
+    assert any(said in read(error) for error in at.error), [error.value for error in at.error]
     assert all("\n" not in error.value for error in at.error)
 
 
@@ -430,16 +455,16 @@ def test_an_uploaded_config_is_planned() -> None:
 def test_impossible_settings_get_one_sentence() -> None:
     """A scheme that does not apply, a tp that does not divide, an option nobody knows."""
     at = opened(model="falcon-7b", tp=16)
-    assert ["tp: got 16" in error.value for error in at.error] == [True]
+    assert ["tp: got 16" in read(error) for error in at.error] == [True]
     at = opened(heads="gqa:7")
     assert 1 == len(at.error)
-    assert "gqa:7" in at.error[0].value
+    assert "gqa:7" in read(at.error[0])
     assert not at.exception
     at = opened(tp=3, gpu=GPU)
-    assert ["tp: got 3" in error.value for error in at.error] == [True]
+    assert ["tp: got 3" in read(error) for error in at.error] == [True]
     at = opened(engine="vllm", options="nonsense=1", gpu=GPU)
     assert at.error
-    assert all("nonsense" in error.value for error in at.error)
+    assert all("nonsense" in read(error) for error in at.error)
     at = opened(source="numbers", n_heads=7, n_kv_heads=3)
     assert 1 == len(at.error)
     assert not at.exception
@@ -451,6 +476,111 @@ def test_plain_numbers() -> None:
     )
     fine(at)
     assert f"{4 * 2 * 2 * 16 * 2:,} B" == shown(at)["KV per token"][1]
+
+
+def test_plain_numbers_of_a_link_are_taken_as_they_are() -> None:
+    """2048 is no "2k", which the box for it could not read; numbers alone ask about no preset."""
+    asked = {"n_layers": 4, "n_hidden": 2048, "n_heads": 16, "n_kv_heads": 2, "n_head_dim": 1024, "n_vocab": 65536}
+    for fields in (asked, {"source": "numbers", **asked}):
+        at = opened(**fields)
+        fine(at)
+        assert not at.warning
+        assert f"{4 * 2 * 2 * 1024 * 2:,} B" == shown(at)["KV per token"][1]
+        assert any("--hidden 2048 " in code.value and "--vocab 65536" in code.value for code in at.code)
+        again = AppTest.from_file(MAIN, default_timeout=60)
+        for name, values in parse_qs(link(at)).items():
+            again.query_params[name] = values
+        assert shown(at) == shown(again.run())
+
+
+def test_of_a_field_given_twice_the_last_counts_and_too_many_rows_are_said() -> None:
+    at = AppTest.from_file(MAIN, default_timeout=60)
+    at.query_params["context"], at.query_params["gpu"] = ["4k", "16k"], ["l4-24gb", "h100"]
+    at.run()
+    fine(at)
+    assert expected(kvplan.plan("llama-3.1-8b", context="16k", gpu="h100-80gb-sxm")) == shown(at)
+    at = AppTest.from_file(MAIN, default_timeout=60)
+    at.query_params["view"], at.query_params["row_schemes"] = "Compare", [f"window:{n}" for n in range(1, 9)]
+    at.run()
+    fine(at)
+    assert ["row_schemes: got" in read(warning) for warning in at.warning] == [True]
+
+
+LONG = json.loads(SMALL) | {"words": [f"{n * 7919 % 99991:x}" for n in range(9000)]}
+
+
+def pasted(text: str, at: AppTest | None = None) -> AppTest:
+    """The page after this text was pasted, over what stood there."""
+    at = at or opened(source="config.json")
+    return at.text_area(key="pasted").set_value(text).run()
+
+
+def reopened(at: AppTest) -> AppTest:
+    """What the address bar opens in a new session."""
+    again = AppTest.from_file(MAIN, default_timeout=60)
+    for name, values in at.query_params.items():
+        again.query_params[name] = values
+    return again.run()
+
+
+def carried(at: AppTest) -> str | None:
+    """The config of the address bar."""
+    found = at.query_params.get("config")
+    return found[-1] if isinstance(found, list) else found
+
+
+def test_the_address_holds_the_config_that_is_shown() -> None:
+    """Pasted over, broken, too long, uploaded, left for a preset: never another one."""
+    other = SMALL.replace('"num_hidden_layers": 3', '"num_hidden_layers": 5')
+    at = pasted(SMALL)
+    assert page.packed(json.loads(SMALL)) == carried(at)
+    assert shown(at) == shown(reopened(at)) != {}
+    at = pasted(other, reopened(at))
+    assert page.packed(json.loads(other)) == carried(at)
+    assert shown(at) == shown(reopened(at)) != shown(pasted(SMALL))
+    at.file_uploader(key="file").set_value(("config.json", SMALL.encode(), "application/json")).run()
+    assert page.packed(json.loads(SMALL)) == carried(at)
+    at = pasted("{", pasted(other))
+    assert "config" not in at.query_params
+    assert {} == shown(at)
+    at = pasted(other)
+    at.segmented_control(key="source").set_value("preset").run()
+    assert "config" not in at.query_params
+    assert shown(at) == shown(reopened(at)) == shown(opened())
+
+
+def test_a_config_too_long_for_the_address_is_said_to_be() -> None:
+    """Beside the controls and beside the link, neither of which then means another model."""
+    at = pasted(json.dumps(LONG), pasted(SMALL))
+    fine(at)
+    assert shown(pasted(SMALL)) == shown(at)
+    assert "config" not in at.query_params
+    assert ["too long for an address" in info.value for info in at.sidebar.info] == [True]
+    assert [
+        "whoever opens it is asked for it" in m.value for m in at.markdown if m.value.startswith("[Link to what")
+    ] == [True]
+    assert "config=" not in link(at)
+    again = reopened(at)
+    assert {} == shown(again)
+    assert all("the address of this page holds none" in read(error) for error in again.error)
+
+
+@pytest.mark.parametrize("view", ["Explore", "Compare", "Layers", "Capacity", "Roofline"])
+def test_no_view_shows_a_preset_where_the_address_asks_for_a_config(view: str) -> None:
+    at = opened(view=view, source="config.json", model="qwen3-8b", gpu=GPU)
+    assert not at.exception
+    assert at.error
+    assert not at.get("plotly_chart")
+    assert not [block for block in at.get("html") if re.search('class="(numbers|heading|verdict)', block.proto.body)]
+
+
+def test_a_config_in_a_link_is_the_model_without_a_word_about_its_source() -> None:
+    word = page.packed(json.loads(SMALL))
+    at = opened(config=word)
+    fine(at)
+    assert shown(pasted(SMALL)) == shown(at)
+    at = opened(config=word, source="preset")  # who says both is told which one it is
+    assert ["config, where source is preset" in read(warning) for warning in at.warning] == [True]
 
 
 def test_exact_numbers_stand_beside_the_rounded_ones() -> None:
