@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -183,8 +184,23 @@ def fit(
             "engine_options": options,
             **{name: value for name, value in {"scheme": scheme, **numbers, **flags}.items() if value is not None},
         },
-        asked={"scheme": scheme, "gpu": gpus, "engine": engines, "kv_dtype": keys, "weight_dtype": matrices, **flags},
+        asked={
+            "model": _called(model),
+            "scheme": scheme,
+            "gpu": gpus,
+            "engine": engines,
+            "kv_dtype": keys,
+            "weight_dtype": matrices,
+            **flags,
+        },
     )
+
+
+def _called(model: object) -> str | None:
+    """What a command calls a model that was given to a function; None for plain numbers."""
+    if model is None or isinstance(model, (str, os.PathLike)):
+        return None if model is None else os.fspath(model)
+    return model.name if isinstance(model, ModelSpec) else "./config.json"
 
 
 def diff(before: object = None, after: object = None, *, scheme: str | None = None, **flags: Any) -> Difference:

@@ -4,13 +4,13 @@ Four questions stay apart, because a scheme answers them differently: what is re
 FLOPs of prefill and decode, parameters. CLA-2 keeps 0.500 of the cache and reads 1.000 of it.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from kvplan.described import described_scheme, shown_scheme
 from kvplan.report import Report
+from kvplan.text import markdown, to_csv, to_json
 from kvplan.units import format_bytes, format_count, format_parameters, format_ratio, format_seconds, format_si
 from kvplan.version import __version__
 
@@ -99,25 +99,23 @@ class Comparison(NamedTuple):
 
     def to_json(self) -> str:
         """The same as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        return to_json(self.to_dict())
 
     def to_csv(self) -> str:
         """One line per row under a header; exact integers, nothing where there is no answer."""
-        import csv
-        from io import StringIO
-
-        text = StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(Row._fields)
-        writer.writerows(self.rows)
-        return text.getvalue()
+        return to_csv([Row._fields, *self.rows])
 
     def to_markdown(self) -> str:
         """The rows as a Markdown table, notes below."""
         header, *rows = [[cell.strip() for cell in row] for row in self._cells()]
-        lines = [f"# {self.headline()}", "", f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
-        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes())]) + "\n"
+        lines = [
+            f"# {markdown(self.headline())}",
+            "",
+            f"| {' | '.join(header)} |",
+            f"|---|{'---:|' * (len(header) - 1)}",
+        ]
+        lines += [f"| {' | '.join(map(markdown, row))} |" for row in rows]
+        return "\n".join([*lines, "", *(f"- {markdown(note)}" for note in self.notes())]) + "\n"
 
     def to_text(self, width: int = 80, color: bool = False) -> str:
         """Tables and bars for a terminal of ``width`` columns: one table where it fits, else memory and work apart."""

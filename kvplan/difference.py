@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from kvplan.report import Report
+from kvplan.text import markdown, to_csv, to_json
 from kvplan.units import format_bytes, format_count, format_ratio, format_seconds, format_si
 from kvplan.version import __version__
 
@@ -63,27 +63,20 @@ class Difference(NamedTuple):
 
     def to_json(self) -> str:
         """The same as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        return to_json(self.to_dict())
 
     def to_csv(self) -> str:
         """One line per thing that moved under a header; exact numbers, nothing where a side has none."""
-        import csv
-        from io import StringIO
-
-        text = StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(Moved._fields)
-        writer.writerows([*self.figures, *self.terms])
-        return text.getvalue()
+        return to_csv([Moved._fields, *self.figures, *self.terms])
 
     def to_markdown(self) -> str:
         """What moved as Markdown tables."""
-        lines = [f"# {self.headline()}", ""]
+        lines = [f"# {markdown(self.headline())}", ""]
         for title, rows in self._tables():
             lines += [f"| {title} | before | after | change | ratio |", "|---|---:|---:|---:|---:|"]
-            lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+            lines += [f"| {' | '.join(map(markdown, row))} |" for row in rows]
             lines.append("")
-        return "\n".join([*lines, self.verdict()]) + "\n"
+        return "\n".join([*lines, markdown(self.verdict())]) + "\n"
 
     def to_text(self, width: int = 80, color: bool = False) -> str:
         """What moved as tables for a terminal of ``width`` columns."""

@@ -23,6 +23,8 @@ from kvplan.catalog import preset_folders
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
 from kvplan.importers.files import parse_object, read_text
 from kvplan.report import Report
+from kvplan.text import markdown as as_markdown
+from kvplan.text import printable
 
 __all__ = [
     "OUTCOMES",
@@ -282,7 +284,7 @@ def _notes(rows: list[Row]) -> str:
         for row in rows
         if row.outcome in (DISAGREES, DIFFERS)
     ]
-    return "".join(f"\n{line}" for line in lines) + "\n" if lines else ""
+    return "".join(f"\n{printable(line)}" for line in lines) + "\n" if lines else ""
 
 
 def markdown(rows: list[Row], *, every: bool = False) -> str:
@@ -290,5 +292,5 @@ def markdown(rows: list[Row], *, every: bool = False) -> str:
     header: tuple[str, ...] = ROW_HEADER if every else ("engine", "grade", "rows", *OUTCOMES)
     lines: Iterable[tuple[str, ...]] = _lines(rows) if every else _counts(rows)
     body = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    body += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    body += ["| " + " | ".join(map(as_markdown, line)) + " |" for line in lines]
     return "\n".join(body) + "\n"

@@ -7,9 +7,7 @@ number of sequences by Little's law, with the time bounds of the very GPUs that 
 
 from __future__ import annotations
 
-import json
 import math
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +21,7 @@ from kvplan.roofline import Bound, peak_flops
 from kvplan.settings import Settings
 from kvplan.solver import largest
 from kvplan.specs import ModelSpec
+from kvplan.text import markdown, shell, to_csv, to_json
 from kvplan.units import format_bytes, format_count, format_parameters, format_seconds, parse_count
 from kvplan.version import __version__
 
@@ -102,7 +101,7 @@ class Row(NamedTuple):
                     words += ["--engine-option", f"{option}={given}"]
             else:
                 words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-        return shlex.join(words)
+        return shell(words)
 
 
 class Failure(NamedTuple):
@@ -193,29 +192,22 @@ class Fit(NamedTuple):
 
     def to_json(self) -> str:
         """The same as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        return to_json(self.to_dict())
 
     def to_csv(self) -> str:
         """One line per deployment under a header; exact numbers, nothing where there is no answer."""
-        import csv
-        from io import StringIO
-
-        text = StringIO()
-        writer = csv.writer(text, lineterminator="\n")
         names = [name for name in Row._fields if name != "flags"]
-        writer.writerow([*names, "command"])
-        writer.writerows([*(getattr(row, name) for name in names), row.command] for row in self.rows)
-        return text.getvalue()
+        return to_csv([(*names, "command"), *((*(getattr(row, n) for n in names), row.command) for row in self.rows)])
 
     def to_markdown(self, top: int = SHOWN) -> str:
         """The best deployments as a Markdown table, why other GPUs do not do, and the notes."""
-        lines = [f"# {self.headline()}", "", f"**{self.verdict()}**", ""]
+        lines = [f"# {markdown(self.headline())}", "", f"**{markdown(self.verdict())}**", ""]
         for cells in (self._cells(top), self._failing(_some(top))):
             if len(cells) > 1:
                 lines += [f"| {' | '.join(cells[0])} |", f"|---|{'---:|' * (len(cells[0]) - 1)}"]
-                lines += [f"| {' | '.join(row)} |" for row in cells[1:]]
+                lines += [f"| {' | '.join(map(markdown, row))} |" for row in cells[1:]]
                 lines.append("")
-        return "\n".join([*lines, *(f"- {note}" for note in self._remarks(top))]) + "\n"
+        return "\n".join([*lines, *(f"- {markdown(note)}" for note in self._remarks(top))]) + "\n"
 
     def to_text(self, width: int = 80, color: bool = False, top: int = SHOWN) -> str:
         """The best ``top`` deployments and the nearest failures as tables for a terminal of ``width`` columns."""
@@ -231,7 +223,9 @@ class Fit(NamedTuple):
                     cells = [list(row) for row in zip(*(c for c in columns if c[0] != name), strict=True)]
             header, *rows = [tuple(row) for row in cells]
             parts.append(table("", header, rows, width, color, right=True))
-            parts.append(heading(f"kvplan plan {self.model['name']} {self.rows[0].command}", width, color))
+            model = self.asked.get("model")
+            words = shell(["kvplan", "plan", *([model] if model else [])])
+            parts.append(heading(f"{words} {self.rows[0].command}", width, color))
         header, *rows = [tuple(row) for row in self._failing(_some(top))]
         if rows:
             parts.append(table("GPUs that do not do, the nearest first", header, rows, width, color))

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from kvplan.text import printable
 from kvplan.units import format_bytes, format_ratio
 
 if TYPE_CHECKING:
@@ -45,15 +46,20 @@ def console(width: int, color: bool) -> Console:
 def drawn(c: Console) -> str:
     """What was drawn, without blanks at line ends."""
     assert isinstance(c.file, StringIO)
-    return "\n".join(line.rstrip() for line in c.file.getvalue().splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in c.file.getvalue().split("\n")).removesuffix("\n") + "\n"
+
+
+def shown(text: str, style: str = "") -> Text:
+    """A text as it may be drawn: printable, on the lines that kvplan itself broke it into."""
+    return Text("\n".join(map(printable, text.split("\n"))), style=style)
 
 
 def text(report: Report, width: int, color: bool) -> str:
     """The whole report as text."""
     c = console(width, color)
-    c.print(Text(report.headline(), style="bold"))
+    c.print(shown(report.headline(), "bold"))
     style = "" if report.fits is None else "bold #009E73" if report.fits else "bold #D55E00"
-    c.print(Text(("" if report.fits is None else "✔ " if report.fits else "✘ ") + report.verdict(), style=style))
+    c.print(shown(("" if report.fits is None else "✔ " if report.fits else "✘ ") + report.verdict(), style))
     if report.capacity is not None:
         c.print()
         for line in memory_bar(report, c.width):
@@ -78,7 +84,7 @@ def _bullet(item: str) -> Table:
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(width=1)
     grid.add_column()
-    grid.add_row("·", item)
+    grid.add_row("·", shown(item))
     return grid
 
 
@@ -125,6 +131,7 @@ def _columns(
     c: Console, rows: Sequence[Sequence[str]], looks: Sequence[dict[str, Any]], header: Sequence[str] = ()
 ) -> None:
     """Draws rows, each column with its look, as wide as ``column_widths`` says."""
+    rows = [["\n".join(map(printable, cell.split("\n"))) for cell in row] for row in rows]
     widths = column_widths([header, *rows] if header else rows, c.width)
     drawing = Table(box=None, padding=0, show_header=bool(header), header_style="bold")
     for i, look in enumerate(looks):
@@ -132,7 +139,7 @@ def _columns(
             drawing.add_column(width=GAP)
         drawing.add_column(header[i] if header else "", width=widths[i], overflow="fold", **look)
     for first, *others in rows:
-        drawing.add_row(first, *(cell for text in others for cell in ("", text)))
+        drawing.add_row(Text(first), *(cell for text in others for cell in ("", Text(text))))
     # beyond the console's width Rich would cut columns, and numbers in them
     before, c.width = c.width, max(c.width, spanned(widths))
     c.print(drawing)
@@ -200,6 +207,7 @@ def bars(
     cells = c.width - beside - 9  # a blank, the bar, a blank and seven characters of number
     for label, group in zip(labels, values, strict=True):
         for i, value in enumerate(group):
+            label = printable(label)
             short = label if len(label) <= beside else label[: beside - 1] + "…"
             line = Text(f"{'' if i else short:<{beside}} ")
             style, block = SEGMENTS[i]
@@ -212,7 +220,7 @@ def bars(
 def heading(line: str, width: int, color: bool) -> str:
     """A line that stands above what it names, wrapped where it is too long."""
     c = console(width, color)
-    c.print(Text(line, style="bold"))
+    c.print(shown(line, "bold"))
     return drawn(c)
 
 
@@ -222,15 +230,15 @@ def papers(rows: list[dict[str, Any]], width: int, color: bool) -> str:
     for row in rows:
         if row is not rows[0]:
             c.print()
-        c.print(Text.assemble((row["name"], "bold"), f" {row['year']}  ", (row["source"], "dim")))
+        c.print(Text.assemble(shown(row["name"], "bold"), f" {row['year']}  ", shown(row["source"], "dim")))
         if row["notation"]:
-            c.print(Text("  " + row["notation"], style="#0072B2"))
+            c.print(shown("  " + row["notation"], "#0072B2"))
         moved = [f"{name} {ARROWS[way]}" for name, way in row["changes"].items() if way != "same"]
         kept = [name for name, way in row["changes"].items() if way == "same"]
         words = ["  ".join(moved)] if moved else []
         words += [f"same: {', '.join(kept)}"] if kept else []
         c.print(Padding(Text("  |  ".join(words)), (0, 0, 0, 2)))
-        c.print(Padding(Text(row["summary"], style="dim"), (0, 0, 0, 2)))
+        c.print(Padding(shown(row["summary"], "dim"), (0, 0, 0, 2)))
     return drawn(c)
 
 
@@ -257,7 +265,7 @@ def table(
         numeric = i > 0 if right else bool(cells) and all(cell[:1].isdigit() for cell in cells)
         looks.append({"justify": "right" if numeric else "left"})
     if title:
-        c.print(Text(title, style="bold"))
+        c.print(shown(title, "bold"))
     _columns(c, rows, looks, header)
     return drawn(c)
 
@@ -279,12 +287,12 @@ def records(header: tuple[str, ...], rows: list[tuple[str, ...]], width: int, co
     for row in rows:
         if row is not rows[0]:
             c.print()
-        c.print(Text(row[0], style="bold"), soft_wrap=True)
+        c.print(shown(row[0], "bold"), soft_wrap=True)
         grid = Table.grid(padding=(0, GAP, 0, 0))
         grid.add_column(style="dim", no_wrap=True)
         grid.add_column()
         for name, cell in zip(header[1:], row[1:], strict=True):
             if cell:
-                grid.add_row(f"  {name}", cell)
+                grid.add_row(f"  {name}", shown(cell))
         c.print(grid)
     return drawn(c)

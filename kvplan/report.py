@@ -1,6 +1,5 @@
 """One frozen Report. Text, JSON, Markdown (and later the web page) are renderings of the same object."""
 
-import json
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from kvplan.costs import Omission, Term
 from kvplan.described import described_scheme, shown_scheme
 from kvplan.planner import Answer, Capacity, on_gpu
 from kvplan.stages import Stage
+from kvplan.text import code, markdown, to_json
 from kvplan.units import BINARY, format_count, format_parameters, format_seconds, format_si
 from kvplan.units import format_bytes as in_units
 from kvplan.version import __version__
@@ -143,7 +143,7 @@ class Report(_Asked):
 
     def to_json(self) -> str:
         """The contract as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        return to_json(self.to_dict())
 
     # --- what people read --------------------------------------------------------------------------------------------
 
@@ -156,23 +156,24 @@ class Report(_Asked):
     def to_markdown(self) -> str:
         """The report as Markdown."""
         lines = [
-            f"# {self.headline()}",
+            f"# {markdown(self.headline())}",
             "",
-            f"**{self.verdict()}**",
+            f"**{markdown(self.verdict())}**",
             "",
             "| quantity | value | exact |",
             "|---|---:|---:|",
         ]
-        lines += [f"| {name} | {value} | {exact} |" for name, value, exact in self.rows()]
+        lines += [f"| {' | '.join(map(markdown, row))} |" for row in self.rows()]
         lines += ["", "| term | value | unit | basis | formula |", "|---|---:|---|---|---|"]
         for term in self.terms:
             value = f"{term.value:,}" if isinstance(term.value, int) else f"{term.value:.6g}"
-            lines.append(f"| {term.path} | {value} | {term.unit} | {term.basis} | {_cell(term.formula)} |")
+            row = (term.path, value, term.unit, term.basis, term.formula)
+            lines.append(f"| {' | '.join(map(markdown, row))} |")
         for title, items in (
-            (f"What {self.engine['name']} prints", [f"`{line}`" for line in self.engine["printed"]]),
-            ("Left out", [f"{o.path}: {o.why}" for o in self.omitted]),
-            ("Notes", list(self.notes)),
-            ("Try", [f"`{s}`" for s in self.suggestions]),
+            (f"What {self.engine['name']} prints", list(map(code, self.engine["printed"]))),
+            ("Left out", [markdown(f"{o.path}: {o.why}") for o in self.omitted]),
+            ("Notes", list(map(markdown, self.notes))),
+            ("Try", list(map(code, self.suggestions))),
         ):
             if items:
                 lines += ["", f"{title}:", ""] + [f"- {item}" for item in items]
@@ -288,10 +289,6 @@ def _cache_name(a: Answer) -> str:
         return formats.key.name
     latents = any(part.store_as == "latent" for store in a.profile.plan.stores for part in store.parts)
     return formats.latent.name if latents else f"{formats.key.name} K and {formats.value.name} V"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def _limit(n: int | None) -> str:

@@ -19,6 +19,8 @@ from kvplan.api import plan
 from kvplan.errors import InvalidInput, KvplanError
 from kvplan.papers import TAKES, UNITS, Paper, asks_of, last_place, paper_file, papers, takes_of
 from kvplan.report import Report
+from kvplan.text import markdown as as_markdown
+from kvplan.text import printable
 from kvplan.units import parse_bytes
 
 __all__ = [
@@ -277,16 +279,33 @@ def text(paper: str | None = None, width: int | None = 80, color: bool = False, 
 def markdown(paper: str | None = None, *, with_quality: bool = False) -> str:
     """The summary of all papers (the README's table), or every row of one, as Markdown."""
     if with_quality:
-        return "\n".join(f"{title}\n\n{_pipes(header, lines)}" for title, header, lines in _quality_tables(paper))
+        return "\n".join(
+            f"{as_markdown(title)}\n\n{_pipes(header, lines)}" for title, header, lines in _quality_tables(paper)
+        )
     rows = reproduce(paper)
     if paper is None:
         return _pipes(("paper", "source", *OUTCOMES), _summary(rows, _link))
     return _pipes(ROW_HEADER, _row_table(rows))
 
 
-def _pipes(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+class _Made(str):
+    """What is Markdown already."""
+
+    __slots__ = ()
+
+
+def _link(paper: Paper) -> str:
+    """The title of a paper, which leads to it where its address ends where it should."""
+    plain = paper.url.startswith("https://") and paper.url.isascii() and paper.url.isprintable()
+    title = as_markdown(paper.title)
+    return _Made(f"[{title}]({paper.url})" if plain and not set(paper.url) & set("<>()[]\\ |") else title)
+
+
+def _pipes(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines += [
+        "| " + " | ".join(cell if isinstance(cell, _Made) else as_markdown(cell) for cell in row) + " |" for row in rows
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -302,10 +321,6 @@ def _summary(rows: list[Row], source: Callable[[Paper], str]) -> list[tuple[str,
 
 def _short(paper: Paper) -> str:
     return f"arXiv {paper.arxiv}" if paper.arxiv else paper.title
-
-
-def _link(paper: Paper) -> str:
-    return f"[{paper.title}]({paper.url})" if paper.url.startswith("https://") else paper.title
 
 
 ROW_HEADER = ("quantity", "published", "computed", "unit", "outcome", "where")
@@ -342,4 +357,4 @@ def _notes(rows: list[Row]) -> str:
         if row.note:
             notes.setdefault(row.note, []).append(row.id)
     lines = [f"{ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}: {note}" for note, ids in notes.items()]
-    return "".join(f"\n{line}" for line in lines) + "\n" if lines else ""
+    return "".join(f"\n{printable(line)}" for line in lines) + "\n" if lines else ""

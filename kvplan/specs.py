@@ -5,7 +5,12 @@ one after another), its MLP, and the small tensors around them. Every class here
 named tuple: immutable, hashable, and quick to define (a frozen dataclass costs a millisecond of start-up each).
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
+
+from kvplan.text import printable
 
 __all__ = [
     "PLAIN",
@@ -410,8 +415,22 @@ class ModelSpec(_ModelFields):
     """A decoder, layer by layer, with what stands around it.
 
     A named tuple with a place to remember what was derived from it (``__dict__``): it never changes, so neither does
-    that, and a copy made by ``replace`` starts anew.
+    that, and a copy made by ``replace`` starts anew. Its texts come from files of others: they are printable, whoever
+    makes one and whatever draws it.
     """
+
+    def __new__(cls, *values: Any, **named: Any) -> ModelSpec:
+        """A spec of these fields."""
+        return cls._make(_ModelFields(*values, **named))
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> ModelSpec:  # type: ignore[override]  # the field types say Self
+        made: ModelSpec = super()._make(iterable)
+        if all(map(str.isprintable, (made.name, made.model_type, made.weight_source, *made.notes))):
+            return made
+        shown: dict[str, Any] = {"name": printable(made.name, 200), "notes": tuple(map(printable, made.notes))}
+        shown |= {name: printable(getattr(made, name)) for name in ("model_type", "weight_source")}
+        return made._replace(**shown)
 
 
 Fact = TypeVar("Fact", bound=tuple[Any, ...])

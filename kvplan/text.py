@@ -139,6 +139,9 @@ def cell(value: object) -> object:
     if not isinstance(value, str):
         return value
     shown = printable(value)
+    first = shown.partition(" ")[0]
+    if first.startswith("--") and first.strip("-").replace("-", "").isalpha():  # a flag of a command
+        return shown
     return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 
 
@@ -164,6 +167,7 @@ def _ansi(word: str) -> str:
             pieces.append("\\" + char)
         elif char.isprintable():
             pieces.append(char)
-        else:  # what came as an undecodable byte goes back as one
-            pieces += [f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape")]
+        else:  # what came as an undecodable byte goes back as one; other surrogates come from no shell
+            how = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
+            pieces += [f"\\x{byte:02x}" for byte in char.encode("utf-8", how)]
     return f"$'{''.join(pieces)}'"

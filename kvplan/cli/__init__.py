@@ -4,7 +4,6 @@ Exit codes: 0 yes, 1 it does not fit or a check failed, 2 bad input. Every error
 """
 
 import inspect
-import json
 import os
 import shutil
 import sys
@@ -61,6 +60,7 @@ from kvplan.cli.options import (
     Window,
 )
 from kvplan.errors import InvalidInput
+from kvplan.text import to_json
 from kvplan.version import __version__
 
 __all__ = ["COMMANDS", "app", "flags_of", "main", "screen"]
@@ -293,7 +293,7 @@ def _listing(title: str, rows: list[dict[str, Any]], wanted: str | None, as_json
     needle = (wanted or "").lower()
     rows = [row for row in rows if needle in " ".join(str(value) for value in row.values()).lower()]
     if as_json:
-        print(as_stdout_can(json.dumps(rows, indent=2, ensure_ascii=False)))
+        print(as_stdout_can(to_json(rows)))
     if not rows:
         warn(f"no {title} match {wanted!r}")
         raise typer.Exit(1)
@@ -405,7 +405,7 @@ def reproduce(
 
     rows = published.reproduce(paper)
     if as_json:
-        print(json.dumps(published.as_dicts(rows), indent=2, ensure_ascii=False))
+        print(as_stdout_can(to_json(published.as_dicts(rows))))
     elif as_markdown:
         print(published.markdown(paper, with_quality=quality), end="")
     else:
@@ -419,7 +419,7 @@ def _engine_logs(engine: str | None, as_json: bool, as_markdown: bool) -> NoRetu
 
     rows = engine_logs.reproduce(engine)
     if as_json:
-        print(as_stdout_can(json.dumps(engine_logs.as_dicts(rows), indent=2, ensure_ascii=False)))
+        print(as_stdout_can(to_json(engine_logs.as_dicts(rows))))
     elif as_markdown:
         print(engine_logs.markdown(rows, every=engine is not None), end="")
     else:

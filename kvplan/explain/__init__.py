@@ -15,6 +15,7 @@ from kvplan.explain.inverse import INVERSES
 from kvplan.explain.named import Named, show, symbolic
 from kvplan.explain.text import Block, as_latex, as_text
 from kvplan.report import Report
+from kvplan.text import LONGEST, printable
 
 __all__ = ["Named", "explain", "ledger", "scheme_text", "show", "symbolic"]
 
@@ -33,7 +34,8 @@ def explain(report: Report, term: str | None = None, *, latex: bool = False) -> 
             blocks = [block for block in blocks if wanted in block.path.lower()]
             if not blocks:
                 raise _unknown(term, [block.path for block in _blocks(report)])
-    return "\n".join(as_latex(block) if latex else as_text(block) for block in blocks)
+    drawn = "\n".join(as_latex(block) if latex else as_text(block) for block in blocks)
+    return "\n".join(printable(line, 10 * LONGEST) for line in drawn.split("\n"))
 
 
 def _unknown(term: str, paths: list[str]) -> UnknownName:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from io import StringIO
 from math import ceil, log2, log10
 from typing import Any, NamedTuple
 
 from kvplan.errors import InvalidInput, MissingExtra
+from kvplan.text import to_csv, to_json
 from kvplan.units import BINARY, DECIMAL, format_bytes
 
 __all__ = [
@@ -154,18 +153,12 @@ class Chart(NamedTuple):
     def to_json(self) -> str:
         """The rows as JSON text, with name and title."""
         whole = {"schema": 1, "figure": self.name, "title": self.title, "rows": list(self.rows)}
-        return json.dumps(whole, indent=2, ensure_ascii=False)
+        return to_json(whole)
 
     def to_csv(self) -> str:
         """The rows as CSV text under a header; nothing where a row has no answer."""
-        import csv
-
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        text = StringIO()
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return text.getvalue()
+        return to_csv([names, *([row.get(name, "") for name in names] for row in self.rows)])
 
 
 # --- the layout that all share ---------------------------------------------------------------------------------------

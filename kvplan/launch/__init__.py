@@ -31,6 +31,7 @@ ENGINES = {
     "tensorrt-llm": "kvplan.launch.tensorrt_llm",
     "mlx": "kvplan.launch.mlx",
 }
+UNKNOWN = "unknown to kvplan"
 
 
 class Change(NamedTuple):
@@ -95,7 +96,7 @@ class Preflight(_Found):
     def unknown(self) -> tuple[Named, ...]:
         """Flags that kvplan does not know, the first of them with the nearest one that it does."""
         return tuple(
-            Named(given.words, f"unknown to kvplan{f'; nearest: {given.nearest}' if given.nearest else ''}")
+            Named(given.words, f"{UNKNOWN}; nearest: {given.nearest}" if given.nearest else UNKNOWN)
             for given in self.reading.unknown
         )
 

@@ -7,7 +7,7 @@ older versions had.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import floor
+from math import floor, inf
 
 from kvplan.engines.vllm.versions import NEWEST, parse, rules
 from kvplan.errors import InvalidInput
@@ -173,7 +173,12 @@ def longest(found: Found) -> int | None:
     factor = scaling.get("factor")
     if kind in SCALED or not isinstance(factor, (int, float)):
         return limit
-    return int(limit * factor)
+    return _length_of(limit * factor, limit) if abs(factor) < inf else limit
+
+
+def _length_of(value: object, otherwise: int | None) -> int | None:
+    """A number of tokens that a config holds or amounts to, where it is one."""
+    return int(value) if isinstance(value, (int, float)) and 1 <= value < 2**48 else otherwise
 
 
 def _length(r: Reading, found: Found) -> None:
@@ -196,7 +201,7 @@ def _length(r: Reading, found: Found) -> None:
     config = found.config or {}
     scaling = config.get("rope_scaling")
     if isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type")) == "longrope":
-        limit = config.get("original_max_position_embeddings", limit)
+        limit = _length_of(config.get("original_max_position_embeddings"), limit)
     if limit is None:
         r.notes.append("the config names no longest length: vLLM then takes 2,048 tokens")
     r.plan["context"] = limit or 2048

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kvplan.errors import InvalidInput
@@ -11,7 +11,8 @@ from kvplan.units import parse_count
 
 __all__ = ["MOST", "counts", "names"]
 
-MOST = 10_000_000  # values on one axis
+MOST = 2**20  # values on one axis, which take some 100 MB: every context up to 1M
+LONGEST = 2**20  # characters of a list
 RULE = "a number (8k), powers of two (1k..1M), steps (1k..64k:4k), or a list of these (1,2,8..64)"
 
 
@@ -23,6 +24,8 @@ def counts(given: Any, field: str) -> tuple[int, ...]:
     """
     if isinstance(given, range):
         given = list(given[: MOST + 1])
+    if isinstance(given, str) and len(given) > LONGEST:
+        raise InvalidInput(field, given, f"a text of at most {LONGEST:,} characters; {RULE}")
     items: Iterable[Any]
     if isinstance(given, str):
         items = given.split(",")
@@ -35,6 +38,8 @@ def counts(given: Any, field: str) -> tuple[int, ...]:
         # numpy's integers are numbers too
         piece = int(item) if hasattr(item, "__index__") and not isinstance(item, bool) else item
         values = _span(piece, field) if isinstance(piece, str) and ".." in piece else [_count(piece, field)]
+        if len(found) + len(values) > 2 * MOST:
+            raise InvalidInput(field, given, f"at most {MOST:,} values")
         found.update(dict.fromkeys(values))
         if len(found) > MOST:
             raise InvalidInput(field, given, f"at most {MOST:,} values")
@@ -51,7 +56,7 @@ def _count(piece: Any, field: str) -> int:
         raise InvalidInput(field, piece, e.rule if isinstance(piece, int) else RULE) from None
 
 
-def _span(piece: str, field: str) -> Iterable[int]:
+def _span(piece: str, field: str) -> Sequence[int]:
     text, colon, by = piece.partition(":")
     ends = text.split("..")
     if len(ends) != 2 or not all(end.strip() for end in ends) or (colon and not by.strip()):

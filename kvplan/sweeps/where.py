@@ -23,7 +23,8 @@ Array = Any
 Values = Mapping[str, Any]  # column name -> array, number, Words or None
 RULE = "comparisons of columns with numbers (40GiB, 8k) or quoted names, and, or, not, parentheses, + - * /"
 SECONDS = {"ms": 1e-3, "us": 1e-6, "µs": 1e-6, "s": 1.0}
-LONGEST = 2000
+LONGEST = 2000  # characters
+DEEPEST = 100  # levels of brackets and operators
 
 _UNITS = "|".join(sorted({*BINARY, *DECIMAL, *COUNT, *SECONDS} - {""}, key=len, reverse=True))
 # a quoted name is left alone; a number takes the unit behind it along
@@ -68,9 +69,11 @@ def condition(text: object, words: Mapping[str, Callable[[str], str]]) -> Filter
         raise InvalidInput("where", text, RULE)
     try:
         tree = ast.parse(_TOKEN.sub(_number, text).strip(), mode="eval")
+        if _depth(tree.body) > DEEPEST:
+            raise InvalidInput("where", text, f"a condition of at most {DEEPEST} levels")
         parser = _Parser(text, words)
         part = parser.part(tree.body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as e:
         if isinstance(e, KvplanError):
             raise
         single = re.search(r"(?<![<>=!])=(?!=)", text)
@@ -83,6 +86,14 @@ def condition(text: object, words: Mapping[str, Callable[[str], str]]) -> Filter
             return part.value(values)
 
     return Filter(text, tuple(dict.fromkeys(parser.columns)), keeps)
+
+
+def _depth(node: ast.AST) -> int:
+    """Levels of a tree: what is parsed in a loop is evaluated level by level."""
+    deepest, level = 0, [node]
+    while level:
+        deepest, level = deepest + 1, [child for parent in level for child in ast.iter_child_nodes(parent)]
+    return deepest
 
 
 def _number(match: re.Match[str]) -> str:
