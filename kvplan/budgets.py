@@ -297,7 +297,7 @@ def _placed(path: Path, model: str | None) -> str | None:
     if model is None or os.path.isabs(model) or model.lower() in model_names():
         return model
     beside = path.parent / model
-    return str(beside) if beside.exists() or model.endswith((".json", ".gguf")) else model
+    return str(beside) if os.path.exists(beside) or model.endswith((".json", ".gguf")) else model
 
 
 HEADER = re.compile(r"\s*\[\[\s*budget\s*\]\]")

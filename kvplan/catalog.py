@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from kvplan.errors import InvalidInput, MissingExtra, UnknownName
 from kvplan.importers import from_config
-from kvplan.importers.files import TOML_LIMIT, parse_object, parse_toml, read_bytes, read_text
+from kvplan.importers.files import TOML_LIMIT, parse_object, parse_toml, read_bytes, read_text, unreadable
 from kvplan.specs import ModelSpec
 
 __all__ = [
@@ -270,10 +270,12 @@ def load(model: object) -> ModelSpec:
     if isinstance(model, dict):
         return from_config(model, where="config")
     if isinstance(model, Path):
+        if "\0" in str(model):
+            raise InvalidInput("model", str(model), "an existing file or folder")
         return _from_path(model)
     if not isinstance(model, str) or not model.strip() or "\0" in model or len(model) > 4096:
         raise InvalidInput("model", model, "a preset name, a path, a Hub id, a dict or a ModelSpec")
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))  # pathlib's own raises for the home of nobody
     looks_like_path = model.endswith((".json", ".gguf")) or model.startswith((".", "~", "/")) or os.sep * 2 in model
     # os.path answers False where pathlib raises (a name too long for the file system)
     exists = os.path.isdir(path) or os.path.isfile(path)
@@ -308,7 +310,7 @@ def _from_path(path: Path) -> ModelSpec:
         from kvplan.importers.gguf import spec_from_gguf
 
         return spec_from_gguf(path)
-    name = path.stem if path.stem != "config" else path.resolve().parent.name
+    name = path.stem if path.stem != "config" else Path(os.path.abspath(path)).parent.name
     return from_config(read_json(path), name, where)
 
 
@@ -316,12 +318,16 @@ def _from_folder(path: Path) -> ModelSpec:
     from kvplan.specs import replace
 
     config = path / "config.json"
-    if not config.is_file():
-        ggufs = sorted(path.glob("*.gguf"))
+    try:
+        entries = os.listdir(path)
+    except OSError as e:
+        raise unreadable(e, path, "model") from None
+    if config.name not in entries:
+        ggufs = sorted(entry for entry in entries if entry.endswith(".gguf"))
         if len(ggufs) == 1:
-            return _from_path(ggufs[0])
+            return _from_path(path / ggufs[0])
         raise InvalidInput("model", str(path), "a folder that holds a config.json")
-    spec = from_config(read_json(config), path.resolve().name, str(config))
+    spec = from_config(read_json(config), os.path.basename(os.path.abspath(path)), str(config))
     from kvplan.importers.safetensors import folder_weight_bytes
 
     weights = folder_weight_bytes(path)

@@ -1,14 +1,17 @@
 """Bytes of the weights as a checkpoint stores them: by category for the ledger, by pipeline stage and rank for a GPU."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import NamedTuple
 
 from kvplan.formats import find_format
 from kvplan.num import ceildiv, maximum
-from kvplan.specs import ModelSpec, Quantization, Weight
+from kvplan.specs import ModelSpec, Quantization, Tower, Weight
 from kvplan.weights import makes_logits, named_layer_weights, outer_weights, stored_bits, tower_bits
 
-__all__ = ["WeightBytes", "rank_shares", "rank_weight_bytes", "sized_weights", "weight_bytes", "weights_known"]
+__all__ = [
+    "WeightBytes", "rank_shares", "rank_weight_bytes", "sized_weights", "tower_bytes", "weight_bytes", "weights_known",
+]  # fmt: skip
 
 
 class WeightBytes(NamedTuple):
@@ -69,13 +72,19 @@ def _all_uses(spec: ModelSpec) -> Iterator[Placed]:
 
 
 def sized_weights(spec: ModelSpec, dtype: str, quantization: Quantization | None) -> list[tuple[Placed, int]]:
-    """Every tensor with its bytes; remembered on the spec, which never changes."""
+    """Every tensor with its bytes; remembered on the spec, which never changes.
+
+    Where nobody knows how the weights are stored but headers say what they take, each has its share by its shape.
+    """
     memo: dict[object, list[tuple[Placed, int]]] = spec.__dict__.setdefault("_sized", {})
     key = (dtype, quantization)
     if key not in memo:
         sizes: dict[int, int] = {}  # without rules a tensor's size does not hang on its path, and layers share tensors
         placed = list(placed_weights(spec))
-        if quantization is None or not quantization.rules:
+        if quantization is not None and not quantization.known:
+            share = _files_over_shapes(spec, dtype)
+            memo[key] = [(item, int(size * share)) for item, size in sized_weights(spec, dtype, None)]
+        elif quantization is None or not quantization.rules:
             for item in placed:
                 if id(item.weight) not in sizes:
                     sizes[id(item.weight)] = ceildiv(stored_bits(item.weight, item.path, dtype, quantization), 8)
@@ -85,6 +94,21 @@ def sized_weights(spec: ModelSpec, dtype: str, quantization: Quantization | None
                 (item, ceildiv(stored_bits(item.weight, item.path, dtype, quantization), 8)) for item in placed
             ]
     return memo[key]
+
+
+def tower_bytes(tower: Tower, spec: ModelSpec, dtype: str, quantization: Quantization | None) -> int:
+    """Bytes of a tower, by its share of the files where nobody knows how they are stored."""
+    if quantization is not None and not quantization.known:
+        return int(ceildiv(tower_bits(tower, dtype, None), 8) * _files_over_shapes(spec, dtype))
+    return int(ceildiv(tower_bits(tower, dtype, quantization), 8))
+
+
+def _files_over_shapes(spec: ModelSpec, dtype: str) -> Fraction:
+    """What the files hold over what shapes would in ``dtype``."""
+    assert spec.weight_bytes is not None, "the storage of an unknown quantisation has no size"
+    whole = sum(size for _, size in sized_weights(spec, dtype, None))
+    whole += sum(tower_bytes(tower, spec, dtype, None) for tower in spec.towers)
+    return Fraction(spec.weight_bytes, max(whole, 1))
 
 
 def weight_bytes(spec: ModelSpec, dtype: str, quantization: Quantization | None) -> WeightBytes:
@@ -108,7 +132,7 @@ def weight_bytes(spec: ModelSpec, dtype: str, quantization: Quantization | None)
         if makes_logits(w):
             logits += size
     for tower in spec.towers:
-        categories[tower.name] = categories.get(tower.name, 0) + ceildiv(tower_bits(tower, dtype, quantization), 8)
+        categories[tower.name] = categories.get(tower.name, 0) + tower_bytes(tower, spec, dtype, quantization)
     if spec.tied and spec.has_head:
         table = ceildiv((spec.embed_dim or spec.hidden) * spec.vocab * find_format(dtype).element_bits, 8)
         logits += table
@@ -121,6 +145,8 @@ def weight_bytes(spec: ModelSpec, dtype: str, quantization: Quantization | None)
         if spec.weight_bytes != total:
             categories["files less shapes"] = spec.weight_bytes - total
         total, source = spec.weight_bytes, spec.weight_source
+        if quantization is not None and not quantization.known:
+            basis, source = "estimated", f"{source}, shared out by shapes"
     routed = tuple((copies, visited, size) for (copies, visited), size in experts.items())
     return WeightBytes(categories, total, streamed, asking, logits, routed, basis, source)
 
@@ -141,7 +167,7 @@ def rank_weight_bytes(
     if on_disk is not None:
         # headers say the whole exactly; a rank's part of it is taken in proportion to the shapes
         whole = sum(size for _, size in sized_weights(spec, dtype, quantization))
-        whole += sum(ceildiv(tower_bits(tower, dtype, quantization), 8) for tower in spec.towers)
+        whole += sum(tower_bytes(tower, spec, dtype, quantization) for tower in spec.towers)
         total = int(ceildiv(total * on_disk, max(whole, 1)))
     return total
 
@@ -161,7 +187,7 @@ def rank_shares(
         if mine:
             shares[item.category] = shares.get(item.category, 0) + _share(size, item.weight.shard, tp)
     for tower in spec.towers if first else ():
-        shares[tower.name] = shares.get(tower.name, 0) + ceildiv(tower_bits(tower, dtype, quantization), 8)
+        shares[tower.name] = shares.get(tower.name, 0) + tower_bytes(tower, spec, dtype, quantization)
     return shares
 
 

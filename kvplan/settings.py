@@ -248,8 +248,9 @@ def _kv_names(formats: Formats) -> str:
 
 
 def _share(value: object, field: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-        raise InvalidInput(field, value, "a share above 0 and at most 1, e.g. 0.9")
+    # below a millionth nothing is meant, and times of a long context are no numbers any more
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1e-6 <= value <= 1:
+        raise InvalidInput(field, value, "a share from 0.000001 to 1, e.g. 0.9")
     return float(value)
 
 

@@ -195,7 +195,7 @@ def test_the_edge_of_a_percentage_is_exact(tmp_path: Path) -> None:
 
 
 def test_update_needs_something_to_keep(tmp_path: Path) -> None:
-    """And drops budgets that are gone; a broken baseline is bad input until it is rewritten."""
+    """And drops budgets that are gone; what is no baseline is bad input, and never overwritten."""
     path = written(tmp_path, f'{LLAMA}max_kv_bytes = "1PiB"')
     with pytest.raises(InvalidInput, match="within"):
         check(path, update=True)
@@ -206,7 +206,9 @@ def test_update_needs_something_to_keep(tmp_path: Path) -> None:
     (tmp_path / "kvplan-baseline.json").write_text("{")
     with pytest.raises(InvalidInput, match="baseline"):
         check(path)
-    assert not check(path, update=True).broken
+    with pytest.raises(InvalidInput, match="overwrites no other file"):
+        check(path, update=True)
+    assert "{" == (tmp_path / "kvplan-baseline.json").read_text()
 
 
 def test_another_baseline(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from kvplan import formulas
-from kvplan.checkpoint import rank_shares, sized_weights
+from kvplan.checkpoint import rank_shares, sized_weights, tower_bytes
 from kvplan.costs import Term
 from kvplan.explain.caches import attention, kv, rounding, traffic
 from kvplan.explain.named import Named, Step, show
@@ -17,7 +17,6 @@ from kvplan.planner import Answer, away_millionths, mlp_width, on_gpu, transient
 from kvplan.report import Report
 from kvplan.roofline import peak_flops
 from kvplan.settings import PREFILL_CHUNK, RUNTIME_SOURCE
-from kvplan.weights import tower_bits
 
 __all__ = ["ledger", "pool_block"]
 
@@ -132,7 +131,7 @@ def _weights(a: Answer, category: str) -> Iterator[Made]:
         yield size
     for tower in spec.towers:
         if tower.name == category:
-            size = ceildiv(tower_bits(tower, dtype, quantization), 8)
+            size = tower_bytes(tower, spec, dtype, quantization)
             yield sentence(f"{tower.name}: {tower.parameters:,} parameters beside the decoder = {size:,} bytes")
             yield size
     shapes = sum(size for name, size in w.by_category.items() if name != BEYOND)

@@ -10,6 +10,7 @@ import json
 import os
 import stat
 import tempfile
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +18,8 @@ from kvplan.errors import InvalidInput
 from kvplan.text import printable
 
 __all__ = [
-    "open_file", "open_to_write", "parse_object", "parse_toml", "read_bytes", "read_text", "weigh", "write_whole",
+    "open_file", "open_to_write", "parse_object", "parse_toml", "read_bytes", "read_text", "unreadable",
+    "weigh", "write_whole",
 ]  # fmt: skip
 
 # Bytes that the objects of one JSON text may take in memory: with the interpreter (40 MB) and the text below 300 MB.
@@ -27,7 +29,7 @@ TOML_LIMIT = 2**20  # bytes; presets have up to 38 kB (a config.json inside), bu
 KEY_PARTS = 200  # of a dotted key, for which the parser takes time as their square; ours have 2
 
 
-def open_file(path: str | os.PathLike[str], field: str) -> tuple[BinaryIO, int]:
+def open_file(path: str | os.PathLike[str], field: str) -> tuple[BufferedReader, int]:
     """An open regular file and its size in bytes. Raises InvalidInput for anything that cannot be read as one."""
     try:
         _regular(os.stat(path), path, field)

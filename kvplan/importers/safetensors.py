@@ -49,7 +49,7 @@ def folder_weight_bytes(folder: str | os.PathLike[str]) -> FolderWeights | None:
     index = place / INDEX
     try:
         names = sorted(entry for entry in os.listdir(place) if entry.endswith(".safetensors"))
-        indexed = index.is_file()
+        indexed = os.path.lexists(index)
     except (OSError, ValueError) as e:
         reason = getattr(e, "strerror", None) or "not a path"
         raise InvalidInput("weights", str(place), f"a readable folder ({reason})") from None

@@ -5,6 +5,7 @@ The package is called sweeps because ``kvplan.sweep`` is the function.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -132,7 +133,7 @@ def _each(models: Sequence[Any]) -> list[Any]:
     """Models one by one: a comma in text separates, unless a file has that name."""
     found: list[Any] = []
     for model in models:
-        if isinstance(model, str) and "," in model and not Path(model).exists():
+        if isinstance(model, str) and "," in model and not os.path.exists(model):
             found += [name.strip() for name in model.split(",") if name.strip()]
         else:
             found.append(model)

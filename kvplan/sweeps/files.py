@@ -15,6 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from kvplan.errors import InvalidInput
+from kvplan.importers.files import open_file
 from kvplan.sweeps.columns import COLUMNS, Words
 from kvplan.version import __version__
 
@@ -153,7 +154,7 @@ def joined(parts: Iterable[Path], names: Sequence[str], kind: str, out: BinaryIO
     if kind != "parquet":
         out.write(header(names, kind))
         for part in parts:
-            with part.open("rb") as source:
+            with open_file(part, "output")[0] as source:
                 while data := source.read(2**22):
                     out.write(data)
         return

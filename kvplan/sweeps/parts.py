@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from kvplan.errors import InvalidInput
+from kvplan.importers.files import open_file, open_to_write, parse_object, read_bytes
 from kvplan.sweeps.evaluate import Skips
 
 __all__ = ["Done", "Parts"]
+
+MANIFEST_LIMIT = 2**20  # bytes; what was asked, in some hundred
+LOG_LIMIT = 2**26  # bytes; some 200 for each chunk, of up to a million points
 
 
 class Done(NamedTuple):
@@ -36,16 +40,20 @@ class Parts:
     def __init__(self, output: Path, asked: dict[str, str], kind: str) -> None:
         """``kind`` is the format of the parts.
 
-        Raises InvalidInput where the folder holds another sweep or is in use, OSError where it cannot be written.
+        Raises InvalidInput where the folder holds another sweep, is in use, or cannot be written.
         """
         self.output, self.kind = output, kind
         self.folder = output.with_name(output.name + ".parts")
         self.asked = {**asked, "format": output.suffix.lower()}
-        if not output.parent.is_dir():
+        if not os.path.isdir(output.parent):
             raise InvalidInput("output", str(output), "a file in a folder that exists")
-        if output.is_dir():
+        if os.path.isdir(output):
             raise InvalidInput("output", str(output), "a file, and this is a folder")
-        self.folder.mkdir(exist_ok=True)
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except (OSError, ValueError) as e:
+            reason = getattr(e, "strerror", None) or "not a path"
+            raise InvalidInput("output", str(output), f"a file in a folder that can be written to ({reason})") from None
         self._lock = self._taken()
         self._match()
 
@@ -63,7 +71,7 @@ class Parts:
 
     def _taken(self) -> IO[bytes]:
         """A lock that goes with the process, however it ends."""
-        lock = (self.folder / "lock").open("wb")
+        lock = open_to_write(self.folder / "lock", "output")
         with contextlib.suppress(ImportError):  # Windows has none of its kind
             import fcntl
 
@@ -77,10 +85,10 @@ class Parts:
         return lock
 
     def _match(self) -> None:
-        if self._manifest.exists():
+        if os.path.lexists(self._manifest):
             try:
-                held = json.loads(self._manifest.read_text())
-            except ValueError:
+                held = parse_object(read_bytes(self._manifest, "output", MANIFEST_LIMIT), "output", str(self._manifest))
+            except InvalidInput:
                 held = {}
             if held == self.asked:
                 return
@@ -103,28 +111,28 @@ class Parts:
     def finished(self) -> dict[int, Done]:
         """Chunks whose file is whole, by checksum; others are asked again."""
         found: dict[int, Done] = {}
-        if not self._log.exists():
+        if not os.path.lexists(self._log):
             return found
-        whole = self._log.read_bytes()
+        whole = read_bytes(self._log, "output", LOG_LIMIT)
         end = whole.rfind(b"\n") + 1
         if end < len(whole):  # the line that was being written
-            with self._log.open("r+b") as log:
+            with open_to_write(self._log, "output", "r+b") as log:
                 log.truncate(end)
         for line in whole[:end].splitlines():
             try:
                 entry = json.loads(line)
                 done = Done(entry["rows"], entry["sha256"], _skips(entry["cells"], entry["points"]))
                 number = int(entry["chunk"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
             found[number] = done
         return {number: done for number, done in sorted(found.items()) if self._holds(number, done)}
 
     def _holds(self, chunk: int, done: Done) -> bool:
         try:
-            with self.path(chunk).open("rb") as file:
+            with open_file(self.path(chunk), "output")[0] as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == done.sha256
-        except OSError:
+        except (InvalidInput, OSError):
             return False
 
     def keep(self, chunk: int, data: bytes, rows: int, skips: Skips) -> Done:
@@ -132,7 +140,7 @@ class Parts:
         done = Done(rows, hashlib.sha256(data).hexdigest(), skips)
         _written(self.path(chunk), data)
         line = {"chunk": chunk, "rows": rows, "sha256": done.sha256, "cells": skips.cells, "points": skips.points}
-        with self._log.open("ab") as log:
+        with open_to_write(self._log, "output", "ab") as log:
             log.write(json.dumps(line).encode() + b"\n")
         return done
 
@@ -141,7 +149,7 @@ class Parts:
         """The output under a temporary name; renamed when the block ends well, removed when it does not."""
         temporary = self.folder / f"whole{self.output.suffix}.new"
         try:
-            with temporary.open("wb") as out:
+            with open_to_write(temporary, "output") as out:
                 yield out
                 out.flush()
                 os.fsync(out.fileno())
@@ -170,5 +178,6 @@ def _skips(cells: dict[str, int], points: dict[str, int]) -> Skips:
 
 def _written(path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + ".new")
-    temporary.write_bytes(data)
+    with open_to_write(temporary, "output") as file:
+        file.write(data)
     temporary.replace(path)

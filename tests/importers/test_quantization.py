@@ -357,14 +357,11 @@ def test_kv_dtype(stated, kv_dtype):
         ({"quant_method": "fp8", "modules_to_not_convert": [1]}, "modules_to_not_convert"),
         ({"quant_method": "fp8", "kv_cache_scheme": {"num_bits": 3, "type": "float"}}, "kv_cache_scheme"),
         ({"load_in_4bit": True, "load_in_8bit": True}, "load_in_4bit"),
-        (compressed(FP8, "float-quantized", ignore=["re:(a+)+$"]), "ignore"),
-        (compressed(FP8, "float-quantized", ignore=["re:["]), "ignore"),
-        (compressed(FP8, "float-quantized", ignore=["re:" + "a" * 400]), "ignore"),
-        (compressed(FP8, "float-quantized", ignore=["*a*b*c*d*e*"]), "ignore"),
+        (compressed(FP8, "float-quantized", ignore=["a" * 400]), "ignore"),
     ],
 )
 def test_wrong_values_name_their_field(quantization, field):
-    """One line that names the field; expressions that could run for ever are refused."""
+    """One line that names the field; what expressions may say stands in test_expressions.py."""
     with pytest.raises(InvalidInput) as caught:
         from_config({**LLAMA_8B, "quantization_config": quantization})
     assert field in caught.value.field
