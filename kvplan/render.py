@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kvplan.text import printable
+from kvplan.text import inert, printable
 from kvplan.units import format_bytes, format_ratio
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def console(width: int, color: bool) -> Console:
 def drawn(c: Console) -> str:
     """What was drawn, without blanks at line ends."""
     assert isinstance(c.file, StringIO)
-    return "\n".join(line.rstrip() for line in c.file.getvalue().split("\n")).removesuffix("\n") + "\n"
+    # what a name holds may have come to stand at the start of a line
+    return "\n".join(inert(line.rstrip()) for line in c.file.getvalue().split("\n")).removesuffix("\n") + "\n"
 
 
 def shown(text: str, style: str = "") -> Text:

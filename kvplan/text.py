@@ -7,9 +7,21 @@ there, and does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["LONGEST", "code", "markdown", "one_line", "printable", "shell", "shorten", "to_csv", "to_json"]
+__all__ = [
+    "LONGEST",
+    "code",
+    "escaped",
+    "inert",
+    "markdown",
+    "one_line",
+    "printable",
+    "shell",
+    "shorten",
+    "to_csv",
+    "to_json",
+]
 
 LONGEST = 2000  # characters of one line; beyond them it loses its middle
 
@@ -24,9 +36,22 @@ def printable(text: str, limit: int = LONGEST) -> str:
         text = text[:limit] + text[-limit:]
     if not text.isprintable():
         text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    text = inert(text)
     if len(text) <= limit:
         return text
     return f"{text[: limit - limit // 2 - 1]}…{text[-(limit // 2) :]}"
+
+
+def inert(line: str) -> str:
+    r"""A line that GitHub's runner takes for no command of its own: it looks for ``::`` in front, ``##[`` anywhere.
+
+    >>> inert("::error::x"), inert("a ##[error]"), inert("a::b")
+    ('\\x3a:error::x', 'a #\\x23[error]', 'a::b')
+    """
+    if "##[" in line:
+        line = line.replace("##[", "#\\x23[")
+    start = line.lstrip()
+    return f"{line[: len(line) - len(start)]}\\x3a{start[1:]}" if start.startswith("::") else line
 
 
 def one_line(text: str) -> str:
@@ -113,11 +138,15 @@ def to_json(value: object) -> str:
     """
     import json
 
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    if text.replace("\n", "").isprintable():
-        return text
-    # outside of strings JSON holds nothing but ASCII: every other character is in one
-    return "".join(char if char == "\n" or char.isprintable() else json.dumps(char)[1:-1] for char in text)
+    return escaped(json.dumps(value, indent=2, ensure_ascii=False), lambda char: char == "\n" or char.isprintable())
+
+
+def escaped(json_text: str, keeps: Callable[[str], bool]) -> str:
+    """JSON in which the characters that are not kept are escaped: what is not ASCII stands in strings alone."""
+    import json
+
+    marks = {ord(char): json.dumps(char)[1:-1] for char in set(json_text) if not keeps(char)}
+    return (json_text.translate(marks) if marks else json_text).replace("##[", "#\\u0023[")  # as ``inert`` has it
 
 
 def to_csv(rows: Iterable[Sequence[object]]) -> str:

@@ -1,7 +1,6 @@
 """How the command line runs: lazy parsers, one line per error, and output that no terminal can choke on."""
 
 import codecs
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
-from kvplan.text import printable
+from kvplan.text import escaped, printable
 from kvplan.units import parse_count
 
 __all__ = ["COMMANDS", "Command", "Group", "as_stdout_can", "command", "warn"]
@@ -183,5 +182,5 @@ def as_stdout_can(text: str) -> str:
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
-        return json.dumps(json.loads(text), indent=2)
+        return escaped(text, str.isascii)
     return text

@@ -8,6 +8,7 @@ from kvplan.cli import plan, with_flags_of
 from kvplan.cli.machinery import command
 from kvplan.cli.options import Batch, Context, EngineNames, GpuNames, Model, SchemeTexts, Text
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
+from kvplan.text import printable
 
 __all__ = ["plot"]
 
@@ -73,7 +74,7 @@ def plot(
         look = look._replace(width=800)
     flags = flags_of(given)
     chart = _chart(figure, model, flags, context, batch, scheme or [], engine or [], gpu or [], look)
-    print(figures.write(chart, output))
+    print(printable(str(figures.write(chart, output))))
 
 
 def _units(text: str) -> str:

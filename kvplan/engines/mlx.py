@@ -129,6 +129,21 @@ def _repeat(update: Update, held: Held, tokens: int, times: int, bound: int) -> 
     return held
 
 
+def _uncut(path: str, held: Held, tokens: int, times: int, bound: int) -> tuple[Held, int]:
+    """As many of ``times`` updates of a bounded cache as leave it whole, and how many those are.
+
+    Until its bound is reached it grows: a file may state a window that millions of passes do not fill.
+    """
+    done = min(times, max((bound - held.cursor) // tokens - 1, 0))
+    if not done or not held.offset == held.cursor or (path != "kv/chunk" and tokens > 1 and held.slots != held.offset):
+        return held, 0
+    end = held.offset + done * tokens
+    if path == "kv/chunk":
+        grown = _repeat(grow, held, tokens, done, 0)
+        return Held(end, grown.slots, end), done
+    return Held(end, end if tokens > 1 else min(max(_fill(held.slots, end), held.slots), bound), end), done
+
+
 def _decode(path: str, held: Held, tokens: int, bound: int, keep: int) -> Held:
     """New tokens one by one: what the last of them leaves. Of ``cursor`` nothing is said, since nothing follows."""
     if not tokens:
@@ -163,7 +178,8 @@ def history(
     first = min(max(-(-start // chunk), 1), full)
     for passes in (first, full - first):
         if passes:
-            held = _repeat(update, held, chunk, passes, bound)
+            held, done = _uncut(path, held, chunk, passes, bound) if bound else (held, 0)
+            held = _repeat(update, held, chunk, passes - done, bound)
         moments.append((max(held.offset - chunk, 0), held))
     for tokens in (rest, 1):
         before = held.offset

@@ -39,7 +39,7 @@ def mlkv(spec: ModelSpec, arguments: Arguments) -> ModelSpec:
         raise InvalidInput("scheme", arguments.text, "either total=N or layers=m,heads=g")
     total = "total" in arguments.named
     kept, heads = (arguments.count("total"), 1) if total else (arguments.count("layers"), arguments.count("heads"))
-    if kept > count > 0:
+    if kept > max(count, 1):  # without attention layers, share says so
         raise InvalidInput(
             "scheme", arguments.text, f"at most {count} KV layers, as many as there are attention layers"
         )

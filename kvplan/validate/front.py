@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from kvplan.catalog import model_preset, read_json
 from kvplan.errors import InvalidInput, MissingExtra, UnknownName
 from kvplan.importers.files import parse_object
-from kvplan.text import one_line
+from kvplan.text import one_line, printable
 from kvplan.units import parse_count
 from kvplan.validate.cases import single
 from kvplan.validate.checks import check, spec_of
@@ -175,7 +175,8 @@ def show(path: str, columns: int, *, as_json: bool = False) -> str:
     glance = (
         result.text(columns) if record.about.get("suite") == "gpu" else lckv_table(record.rows) + result.head + "\n"
     )
-    return f"{where}\n{glance}{table(record.rows, columns)}"
+    drawn = f"{where}\n{glance}{table(record.rows, columns)}"
+    return "\n".join(printable(line, 10_000) for line in drawn.split("\n"))
 
 
 def _place(record: str | None, suite: str | None, device: str) -> Path | None:

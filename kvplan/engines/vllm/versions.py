@@ -124,7 +124,9 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
 VERSIONS = (OLDEST, *(release for release, _ in CHANGES))
 
 Release = tuple[int, int, int]
-_RELEASE = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(?:\.\d+)?(?:\.?(?:post|rc|dev)\d+)*(?:\+[\w.]+)?")
+_RELEASE = re.compile(
+    r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?:\.\d{1,6})?(?:\.?(?:post|rc|dev)\d{1,8}){0,3}(?:\+[\w.]+)?", re.ASCII
+)
 
 
 def parse(version: str) -> Release:
