@@ -583,7 +583,7 @@ def _compared(budget: Budget, now: Figures, before: Figures | None, file: str) -
         show = QUANTITIES[name.partition("@")[0]].show if name.partition("@")[0] in QUANTITIES else str
         change = f" ({float(Fraction(new - old, old) * 100):+.3g}%)" if old and new is not None else ""
         shown = [("none" if value is None else show(value)) for value in (new, old)]
-        yield finding(False, f"{name} {shown[0]}{change}", f"{shown[1]} ± {share} of {file}", new, old)
+        yield finding(False, f"{printable(name, 100)} {shown[0]}{change}", f"{shown[1]} ± {share} of {file}", new, old)
     if not moved:
         yield finding(True, f"{len(now)} figures", f"{file} ± {share}", None, None)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from kvplan.errors import InvalidInput, MissingExtra, UnknownName
 from kvplan.importers import from_config
-from kvplan.importers.files import TOML_LIMIT, parse_object, parse_toml, read_bytes, read_text, unreadable
+from kvplan.importers.files import CONFIG_LIMIT, TOML_LIMIT, parse_object, parse_toml, read_bytes, read_text, unreadable
 from kvplan.specs import ModelSpec
 
 __all__ = [
@@ -26,9 +26,6 @@ __all__ = [
     "preset_folders",
 ]
 
-# A config.json is a few kilobytes; the largest published one, which names every quantised expert, has 3.1 MB
-# (nvidia/MiniMax-M3-NVFP4).
-CONFIG_LIMIT = 8 * 2**20
 SUFFIX = ".toml"
 
 

@@ -20,6 +20,7 @@ from kvplan.comparison import Comparison
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
 from kvplan.explain import explain
 from kvplan.figures.checks import BAD
+from kvplan.importers.files import parse_object, read_bytes
 from kvplan.report import Report
 from kvplan.reproduce import Row, reproduce
 from kvplan.text import cell, markdown, printable, shell
@@ -50,6 +51,7 @@ CONTEXTS = tuple(n << k for k in range(8, 22) for n in (2, 3))
 BATCHES = (1, *(n << k for k in range(10) for n in (2, 3)))
 DIGITS = range(LARGEST_COUNT + 1)  # what a box for a number takes: digits, no "8k"
 LARGEST_CONFIG = 2**20  # bytes: published ones have up to 0.2 MB
+LARGEST_RECORD = 2**23  # bytes of a committed record; an H100's has 0.9 MB
 LONGEST_LINK = 12_000  # characters of a packed config that a link may carry: servers take 16 KiB and more
 LARGEST_LINKED = 200_000  # bytes of such a config when it is read: a text area takes twice that
 LONGEST_FIELD = 1000  # characters of any other field of a link
@@ -199,13 +201,17 @@ def published() -> tuple[Row, ...]:
     return tuple(reproduce())
 
 
+def _record(path: Path) -> dict[str, Any]:
+    return parse_object(read_bytes(path, "record", LARGEST_RECORD), "record", str(path), finite=False)
+
+
 @cache
 def measured() -> tuple[dict[str, Any], ...]:
     """The committed records of ``kvplan validate``, newest first: device, versions, and rows of predicted and measured."""
     here = Path(__file__).parent
     folders = (here / "presets" / "records", here.parent / "tests" / "records")
     folder = next((path for path in folders if path.is_dir()), None)
-    found = [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))] if folder else []
+    found = [_record(path) for path in sorted(folder.glob("*.json"))] if folder else []
     return tuple(sorted(found, key=lambda record: str(record["date"]), reverse=True))
 
 

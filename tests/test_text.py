@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import re
-import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,8 @@ from tests.support import gguf_files
 # What terminals, Markdown, GitHub, spreadsheets and shells act on.
 MARKS = [
     "\x1b[2J", "\x1b]0;pwn\x07", "\n", "\r", "\x9b31m", "\u202e", "\u2028", "\x00", "\x7f", "\u200b", "\ud800",
-         "::error::", "##[error]", "[red]", "<img src=x>", "![x](http://a/b)", "|", "`", "$(id)", "'", '"', "=1+1", "**", "\\", "%0A", "é", "漢",
+    "::error::", "##[error]", "[red]", "<img src=x>", "![x](http://a/b)", "|", "`", "$(id)", "'", '"', "=1+1", "**", "\\",
+    "%0A", "é", "漢",
 ]  # fmt: skip
 HOSTILE = st.lists(st.sampled_from(MARKS) | st.characters(max_codepoint=0x2FFF), min_size=1, max_size=12).map("".join)
 ALL = "".join(MARKS)
@@ -124,7 +124,10 @@ def deep(levels: int) -> list[Any]:
     return found
 
 
-VALUES = [ALL, deep(100_000), {"a": deep(5000)}, [10**5000], 10**5000, [ALL] * 5, {ALL: ALL}, b"\x1b", None, "a" * 10**6, {"x"}, float("nan")]  # fmt: skip
+VALUES = [
+    *(ALL, deep(100_000), {"a": deep(5000)}, [10**5000], 10**5000, [ALL] * 5, {ALL: ALL}),
+    *(b"\x1b", None, "a" * 10**6, {"x"}, float("nan")),
+]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
@@ -234,6 +237,12 @@ def asked(g: Given) -> list[list[str]]:
     """Every command in every format, about files of the stranger, and with the stranger's words as values."""
     folder, gguf, other, t = str(g.folder), str(g.gguf), str(g.other), g.text
     formats = [[], ["--json"], ["--markdown"]]
+    flags = ("--gpu", "--engine", "--scheme", "--context", "--kv-dtype", "--memory", "--logits", "--engine-option")
+    wheres = [
+        *(["--where", "kv_bytes > 1", *how] for how in ([], ["--csv"], ["--jsonl"])),
+        ["--where", f"model == {t!r}"],
+    ]
+    serve = ["--config", folder, "--", "vllm", "serve", "a/b", "--x", t, f"--{t}", t]
     tables = [*formats, ["--csv"]]
     return [
         *(["plan", model, *how] for model in (folder, gguf, other, "mine", str(g.wrong)) for how in formats),
@@ -243,7 +252,7 @@ def asked(g: Given) -> list[list[str]]:
         *(["fit", gguf, "-c", "1k", "-b", "1", "-g", "mine-24gb", *how] for how in tables),
         *(["fit", folder, "-c", "1k", "-b", "1", "-g", "l4", "--weight-dtype", "fp8", *how] for how in tables),
         *(["explain", model, *how] for model in (folder, gguf) for how in ([], ["--latex"])),
-        *(["sweep", folder, "-c", "1k", "--where", where, *how] for where in ("kv_bytes > 1", f"model == {t!r}") for how in ([], ["--csv"], ["--jsonl"])),
+        *(["sweep", folder, "-c", "1k", *how] for how in wheres),
         *(["sweep", gguf, "-c", "1k", "-o", str(g.budgets.parent / f"x.{kind}")] for kind in ("csv", "jsonl")),
         *(["plot", "memory", gguf, "-g", "mine-24gb", "-o", str(g.folder / f"x.{kind}")] for kind in ("csv", "json")),
         *(["check", str(g.budgets), *how, *more] for how in formats for more in ([], ["--github"])),
@@ -253,11 +262,11 @@ def asked(g: Given) -> list[list[str]]:
         *(["reproduce", "mine", *how] for how in formats),
         ["reproduce", t],
         ["reproduce", "--markdown"],
-        *(["preflight", "--gpu", "mine-24gb", *how, "--config", folder, "--", *shlex.split("vllm serve a/b --x"), t, f"--{t}", t] for how in ([], ["--json"])),
+        *(["preflight", "--gpu", "mine-24gb", *how, *serve] for how in ([], ["--json"])),
         ["preflight", "--gpu", t, "--", "vllm", "serve", t],
         ["preflight", "--gpu", "l4", "--", t, t],
         ["validate", "--show", str(g.record)],
-        *(["plan", "gpt2", flag, t] for flag in ("--gpu", "--engine", "--scheme", "--context", "--kv-dtype", "--memory", "--logits", "--engine-option")),
+        *(["plan", "gpt2", flag, t] for flag in flags),
         ["plan", t],
         ["plan", f"./{t}.json"],
         ["plan", "gpt2", f"--{t}"],

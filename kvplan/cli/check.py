@@ -49,7 +49,7 @@ def check(
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         if summary:
             try:
-                with open_to_write(summary, "GITHUB_STEP_SUMMARY", "ab") as out:
+                with open_to_write(summary, "GITHUB_STEP_SUMMARY", "ab", follow=True) as out:
                     out.write(checked.to_markdown().encode())
             except (InvalidInput, OSError) as e:  # a picture of the answer, which stands above
                 warn(str(e))

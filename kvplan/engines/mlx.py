@@ -135,7 +135,7 @@ def _uncut(path: str, held: Held, tokens: int, times: int, bound: int) -> tuple[
     Until its bound is reached it grows: a file may state a window that millions of passes do not fill.
     """
     done = min(times, max((bound - held.cursor) // tokens - 1, 0))
-    if not done or not held.offset == held.cursor or (path != "kv/chunk" and tokens > 1 and held.slots != held.offset):
+    if not done or held.offset != held.cursor or (path != "kv/chunk" and tokens > 1 and held.slots != held.offset):
         return held, 0
     end = held.offset + done * tokens
     if path == "kv/chunk":

@@ -25,6 +25,9 @@ __all__ = [
 # Bytes that the objects of one JSON text may take in memory: with the interpreter (40 MB) and the text below 300 MB.
 # Published files need 10 MB (config.json of 3.1 MB: nvidia/MiniMax-M3-NVFP4) to 100 MB (indexes of 31 MB, below).
 OBJECT_LIMIT = 200 * 10**6
+# Bytes of a config.json. It is a few kilobytes; the largest published one names every quantised expert and has 3.1 MB
+# (nvidia/MiniMax-M3-NVFP4).
+CONFIG_LIMIT = 8 * 2**20
 TOML_LIMIT = 2**20  # bytes; presets have up to 38 kB (a config.json inside), budgets of a large repository some 20 kB
 KEY_PARTS = 200  # of a dotted key, for which the parser takes time as their square; ours have 2
 
@@ -148,14 +151,17 @@ def parse_toml(text: str, field: str, where: str, **how: Any) -> dict[str, Any]:
         raise InvalidInput(field, os.path.basename(where), f"a readable TOML file ({reason})", where) from None
 
 
-def open_to_write(path: str | os.PathLike[str], field: str, mode: str = "wb") -> BinaryIO:
+def open_to_write(path: str | os.PathLike[str], field: str, mode: str = "wb", *, follow: bool = False) -> BinaryIO:
     """A regular file, new or there, open to be written (``wb``), continued (``ab``) or changed (``r+b``).
+
+    A link is followed only where that is asked for: in a folder that somebody else can write to, it may lead anywhere.
 
     Raises InvalidInput for what is there and is none (a pipe would be waited for), and where nothing may be written.
     """
     flags = {"wb": os.O_WRONLY | os.O_CREAT, "ab": os.O_WRONLY | os.O_CREAT | os.O_APPEND, "r+b": os.O_RDWR}[mode]
+    flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
     try:
-        descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
+        descriptor = os.open(path, flags, 0o666)
         try:
             _regular(os.fstat(descriptor), path, field)
             if mode == "wb":

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 
 from kvplan.errors import InvalidInput, KvplanError, MissingExtra
 from kvplan.importers import from_config
-from kvplan.importers.files import parse_object, read_bytes
+from kvplan.importers.files import CONFIG_LIMIT, parse_object, read_bytes
 from kvplan.importers.safetensors import INDEX, INDEX_LIMIT, index_bytes
 from kvplan.specs import ModelSpec, replace
 from kvplan.text import shorten
 
 __all__ = ["spec_from_hub"]
 
-CONFIG_LIMIT = 8 * 2**20  # as kvplan/catalog.py has it
 SINGLE = "model.safetensors"
 TIMEOUT = 10.0  # seconds to wait for an answer
 ID = re.compile(r"^([A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96})(?:@([\w./-]{1,200}))?$", re.ASCII)

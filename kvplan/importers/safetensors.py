@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
 from kvplan.errors import InvalidInput
-from kvplan.importers.files import open_file, parse_object, read_bytes
+from kvplan.importers.files import open_file, parse_object, read_bytes, unreadable
 
 __all__ = ["FolderWeights", "folder_weight_bytes", "header_bytes", "index_bytes", "read_header"]
 
@@ -123,15 +123,20 @@ def _header(path: Path, left: int) -> tuple[dict[str, object], int]:
     """The parsed header of a file and its length, where other headers of its folder have ``left`` so much."""
     where = str(path)
     file, size = open_file(path, "weights")
-    with file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if length > left and len(start) == 8 and length <= min(HEADER_LIMIT, size - 8):
-            raise InvalidInput("headers", f"{length:,} bytes more", f"at most {HEADERS_LIMIT:,} in a folder", where)
-        if len(start) < 8 or length > min(HEADER_LIMIT, size - 8):
-            at_most = max(min(HEADER_LIMIT, size - 8), 0)
-            raise InvalidInput("header", f"{length} bytes long", f"a safetensors header of at most {at_most}", where)
-        data = file.read(length)
+    try:
+        with file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if length > left and len(start) == 8 and length <= min(HEADER_LIMIT, size - 8):
+                raise InvalidInput("headers", f"{length:,} bytes more", f"at most {HEADERS_LIMIT:,} in a folder", where)
+            if len(start) < 8 or length > min(HEADER_LIMIT, size - 8):
+                at_most = max(min(HEADER_LIMIT, size - 8), 0)
+                raise InvalidInput(
+                    "header", f"{length} bytes long", f"a safetensors header of at most {at_most}", where
+                )
+            data = file.read(length)
+    except OSError as e:
+        raise unreadable(e, path, "weights") from None
     if len(data) < length:
         raise InvalidInput("header", f"{len(data)} bytes", f"all of its {length} bytes", where)
     return parse_object(data, "header", where, table=True), length

@@ -260,7 +260,7 @@ def read_all(path: Path) -> Gguf:
     if count > FILE_LIMIT:
         raise InvalidInput("gguf", path.name, f"a model split over at most {FILE_LIMIT} files", str(path))
     sisters = [path.with_name(f"{match[1]}-{i + 1:05d}-of-{match[3]}.gguf") for i in range(count)]
-    present = [sister for sister in sisters if os.path.exists(sister)]
+    present = [sister for sister in sisters if os.path.lexists(sister)]
     left = _Left()
     first = _read_file(sisters[0] if sisters and sisters[0] in present else path, left)
     tensors = list(first.tensors)
