@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import kvplan
 from kvplan.engines.mlx import Held, chunked, grow, history, quantized_bytes, rotate
@@ -152,3 +154,39 @@ def test_the_real_classes_where_they_are_installed() -> None:
     except MissingExtra:
         pytest.skip("mlx and mlx-lm are not installed; tests/data/engines/mlx_recorded.json holds their answers")
     assert [] == [row.plan for row in rows if row.verdict != "exact"]
+
+
+def stepped(path: str, prompt: int, chunk: int, bound: int, keep: int) -> list[Held]:
+    """The classes' own updates one after another, as a prompt makes them."""
+    held, seen = Held(), []
+    full, rest = divmod(prompt - 1, chunk)
+    for tokens in [chunk] * full + [n for n in (rest, 1) if n]:
+        held = chunked(held, tokens, bound) if path == "kv/chunk" else rotate(held, tokens, bound, keep)
+        seen.append(held)
+    return seen
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    path=st.sampled_from(["kv/chunk", "kv/local"]),
+    prompt=st.integers(1, 2500),
+    chunk=st.sampled_from([1, 2, 3, 7, 64, 255, 256, 257, 512]),
+    bound=st.sampled_from([1, 2, 10, 255, 256, 257, 300, 511, 512, 513, 1000, 2000]),
+    keep=st.sampled_from([0, 4, 100]),
+)
+def test_a_bound_that_is_not_reached_is_not_stepped_through(path, prompt, chunk, bound, keep) -> None:
+    """The sum of many updates is what they leave one by one, below, at and above the bound."""
+    _, now = history(path, prompt, 0, chunk, bound, keep)
+    assert stepped(path, prompt, chunk, bound, keep)[-1] == now
+
+
+def test_a_window_that_nothing_fills_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2^40 tokens in a window of 2^40, one at a time: few updates are asked."""
+    calls = []
+    monkeypatch.setattr("kvplan.engines.mlx.rotate", lambda *a: calls.append(a) or rotate(*a))
+    monkeypatch.setattr("kvplan.engines.mlx.chunked", lambda *a: calls.append(a) or chunked(*a))
+    for path in ("kv/local", "kv/chunk"):
+        for chunk in (1, 2048):
+            _, now = history(path, 2**40, 0, chunk, 2**40)
+            assert 2**40 == now.offset == now.slots
+    assert len(calls) < 5000

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import kvplan
 from kvplan.errors import InvalidInput
+from kvplan.explain import explain
 from kvplan.importers.safetensors import INDEX, folder_weight_bytes, read_header
 from tests.support.attempts import attempt
 
@@ -123,3 +125,36 @@ def test_any_bytes_are_a_kvplan_error_or_a_header(tmp_path, data, length):
     path = tmp_path / "model.safetensors"
     path.write_bytes((b"" if length is None else struct.pack("<Q", length)) + data)
     assert "\n" not in attempt(folder_weight_bytes, tmp_path)[1]
+
+
+@pytest.mark.parametrize("ranks", [{}, {"tp": 2}, {"pp": 2}])
+@pytest.mark.parametrize(
+    "quantization",
+    [
+        {"quant_method": "of nobody"},
+        {"quant_method": "compressed-tensors", "config_groups": {"g": {"targets": ["Linear"], "weights": None}}, "ignore": ["re:a(?=b)"]},
+        {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": {"layers.0.mlp": {"quant_algo": "NEW"}}},
+    ],
+    ids=["method", "expression", "layer"],
+)  # fmt: skip
+def test_headers_are_enough_where_nobody_knows_the_method(tmp_path, quantization, ranks):
+    """The whole is what the files hold, 1,000 bytes; a rank and a category have their share by shape."""
+    config = {
+        "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4,
+        "intermediate_size": 128, "vocab_size": 100, "torch_dtype": "bfloat16", "quantization_config": quantization,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    report = kvplan.plan(tmp_path, context=64)
+    assert report.to_dict()["weights"]["bytes"] is None  # from shapes: not known
+    shard(tmp_path / "model.safetensors", ("a", "U8", [1000], 1000))
+    report = kvplan.plan(tmp_path, gpu="l4", context=64, **ranks)
+    found = report.to_dict()
+    assert 1000 == found["weights"]["bytes"] == sum(t.value for t in report.terms if t.path.startswith("weights/"))
+    assert {"estimated"} == {t.basis for t in report.terms if t.path.startswith("weights/")}
+    # embeddings and logits are 100 x 64 of bf16 each, the two layers 2 x (4 x 64 x 64 + 3 x 64 x 128), norms 5 x 64
+    embeddings = next(t.value for t in report.terms if t.path == "weights/embeddings")
+    assert 1000 * 6400 // (2 * 6400 + 2 * (4 * 4096 + 3 * 8192) + 5 * 64) == embeddings
+    if ranks:
+        assert 400 < found["weights"]["bytes_per_gpu"] < 1000
+    assert not [omission for omission in report.omitted if omission.path == "weights"]
+    assert "weights/mlp" in explain(report, "weights")
