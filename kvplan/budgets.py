@@ -596,7 +596,8 @@ def _baseline(path: Path) -> dict[str, Figures]:
     try:
         data = parse_object(read_bytes(path, "baseline", BASELINE_LIMIT), "baseline", str(path))
     except InvalidInput as e:
-        raise InvalidInput("baseline", path.name, f"{rule} ({shorten(e.value)}: {e.rule})", str(path)) from None
+        found = "" if e.value == str(path) else f", not {shorten(e.value)}"
+        raise InvalidInput("baseline", path.name, f"{rule}: {e.rule}{found}", str(path)) from None
     budgets = data.get("budgets")
     if not isinstance(budgets, dict) or data.get("schema") != 1:
         raise InvalidInput("baseline", path.name, rule, str(path))

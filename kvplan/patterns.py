@@ -10,7 +10,7 @@ from typing import Any
 
 from kvplan.text import printable
 
-__all__ = ["Refused", "found", "size_of"]
+__all__ = ["LONGEST", "Refused", "found", "size_of"]
 
 LONGEST = 2000  # characters of one expression
 MEMORY = 2 * 2**20  # bytes of one compiled expression and of its states

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from kvplan import patterns
 from kvplan.cache import targets
@@ -298,10 +299,9 @@ def storage_of(weight: Weight, path: str, quantization: Quantization | None) -> 
     if quantization is None or weight.kind not in quantised or weight.module == "positions":
         return PLAIN
     if quantization.rules:
-        names = _spellings(path, quantization.method == "mlx")
-        for rule in quantization.rules:
-            if touches(rule, names):
-                return rule.storage
+        rule = first_rule(_Rules.of(quantization), _spellings(path, quantization.method == "mlx"))
+        if rule is not None:
+            return rule.storage
     if quantization.experts_only and weight.visited is None:
         return PLAIN
     if quantization.skips_fused and weight.fused:
@@ -309,37 +309,79 @@ def storage_of(weight: Weight, path: str, quantization: Quantization | None) -> 
     return quantization.storage
 
 
+DEEPEST = 20  # steps of a module's path, wrappers and all; a name of more names nothing
+
+
+class _Rules(NamedTuple):
+    """Rules made ready: which is the first for a name, so that any number of names costs no more than one."""
+
+    rules: tuple[QuantRule, ...]
+    names: dict[str, int]  # module path -> the first rule that names it
+    depths: tuple[int, ...]  # how many steps these have
+    starts: dict[str, int]
+    lengths: tuple[int, ...]  # how many characters these have
+    ends: dict[str, int]
+    patterns: tuple[int, ...]  # rules that are expressions
+
+    @classmethod
+    def of(cls, quantization: Quantization) -> _Rules:
+        """Those of a quantisation, made once for as long as it is looked at."""
+        key = id(quantization)
+        if key not in _READY or _READY[key][0] is not quantization:
+            while len(_READY) >= 16:
+                _READY.pop(next(iter(_READY)))
+            _READY[key] = (quantization, cls.made(quantization.rules))
+        return _READY[key][1]
+
+    @classmethod
+    def made(cls, rules: tuple[QuantRule, ...]) -> _Rules:
+        """Rules in their order."""
+        names: dict[str, int] = {}
+        starts: dict[str, int] = {}
+        ends: dict[str, int] = {}
+        for i, rule in enumerate(rules):
+            for words, known in ((rule.names, names), (rule.starts, starts), (rule.ends, ends)):
+                for word in words:
+                    known.setdefault(word, i)
+        depths = tuple({name.count(".") + 1 for name in names if name.count(".") < DEEPEST})
+        expressions = tuple(i for i, rule in enumerate(rules) if rule.pattern)
+        return cls(rules, names, depths, starts, tuple({len(start) for start in starts}), ends, expressions)
+
+
+_READY: dict[int, tuple[Quantization, _Rules]] = {}
+
+
+def first_rule(ready: _Rules, spellings: Sequence[str]) -> QuantRule | None:
+    """The first rule that names a module, or one around it, by one of the spellings of its full path."""
+    first = len(ready.rules)
+    for name in spellings:
+        steps = name.split(".")
+        for step in steps[1:][-2:]:
+            first = min(first, ready.ends.get(step, first))
+        for depth in ready.depths:
+            for i in range(len(steps) - depth + 1):
+                first = min(first, ready.names.get(".".join(steps[i : i + depth]), first))
+        if ready.starts:
+            for i in range(len(steps)):
+                tail = ".".join(steps[i:])
+                for length in ready.lengths:
+                    if length <= len(tail):
+                        first = min(first, ready.starts.get(tail[:length], first))
+    for i in ready.patterns:
+        if i >= first:
+            break
+        rule = ready.rules[i]
+        if any(patterns.found(rule.pattern, name) for name in spellings) and not (
+            rule.unless and any(patterns.found(rule.unless, name) for name in spellings)
+        ):
+            first = i
+            break
+    return ready.rules[first] if first < len(ready.rules) else None
+
+
 def touches(rule: QuantRule, spellings: Sequence[str]) -> bool:
     """Whether a rule names a module, or one around it, by one of the spellings of its full path."""
-    if (rule.names or rule.starts or rule.ends) and any(_named(rule, name.split(".")) for name in spellings):
-        return True
-    if not rule.pattern or not any(patterns.found(rule.pattern, name) for name in spellings):
-        return False
-    return not (rule.unless and any(patterns.found(rule.unless, name) for name in spellings))
-
-
-def _named(rule: QuantRule, steps: list[str]) -> bool:
-    if rule.ends and not rule.ends.isdisjoint(steps[1:][-2:]):
-        return True
-    for depth in _depths(rule.names):
-        if any(".".join(steps[i : i + depth]) in rule.names for i in range(len(steps) - depth + 1)):
-            return True
-    if not rule.starts:
-        return False
-    tails = [".".join(steps[i:]) for i in range(len(steps))]
-    return any(tail[:n] in rule.starts for tail in tails for n in _lengths(rule.starts) if n <= len(tail))
-
-
-@lru_cache(maxsize=64)
-def _depths(names: frozenset[str]) -> tuple[int, ...]:
-    """How many steps the names of a rule have."""
-    return tuple({name.count(".") + 1 for name in names})
-
-
-@lru_cache(maxsize=64)
-def _lengths(starts: frozenset[str]) -> tuple[int, ...]:
-    """How many characters the beginnings of a rule have."""
-    return tuple({len(start) for start in starts})
+    return first_rule(_Rules.made((rule,)), spellings) is not None
 
 
 # Checkpoints and configs spell the same module in several ways; a rule written for one of them means all.

@@ -182,7 +182,7 @@ def _finish(spec: ModelSpec, config: Config, name: str) -> ModelSpec:
     changes["dtype"] = dtype
     if spec.text_type == spec.model_type:
         changes["text_type"] = ""  # nothing is wrapped
-    quantization, kv_dtype = read_quantization(config)
+    quantization, kv_dtype = read_quantization(config, len(spec.layers))
     if quantization is not None:
         changes["quantization"] = quantization
     if kv_dtype:

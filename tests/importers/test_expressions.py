@@ -228,3 +228,79 @@ def test_re2_is_imported_when_an_expression_is_met() -> None:
     )
     plain, with_one = (json.dumps(quantised(*names)) for names in (["lm_head", "model.layers.0*"], ["re:.*lm_head"]))
     subprocess.run([sys.executable, "-c", code, plain, with_one], check=True)
+
+
+# --- any number of anything --------------------------------------------------------------------------------------------
+
+
+def searched(monkeypatch: pytest.MonkeyPatch, quantization: dict[str, object], layers: int = 1024) -> int:
+    """How many expressions and looks into tables a plan of many layers costs."""
+    counted = [0]
+
+    class Table(dict[str, int]):
+        def get(self, *key: object) -> object:
+            counted[0] += 1
+            return super().get(*key)
+
+    real = patterns.found
+    monkeypatch.setattr(patterns, "found", lambda *a: (counted.__setitem__(0, counted[0] + 1), real(*a))[1])
+    made = kvplan.weights._Rules.made.__func__
+
+    def counting(cls: type, rules: tuple[object, ...]) -> object:
+        ready = made(cls, rules)
+        return ready._replace(names=Table(ready.names), starts=Table(ready.starts), ends=Table(ready.ends))
+
+    monkeypatch.setattr(kvplan.weights._Rules, "made", classmethod(counting))
+    report = kvplan.plan({**LLAMA_8B, "num_hidden_layers": layers, "quantization_config": quantization})
+    report.to_text()
+    return counted[0]
+
+
+MANY = {
+    "groups": compressed(FP8, "float-quantized")
+    | {
+        "config_groups": {
+            str(i): {"targets": [f"ab{i}"], "weights": {**FP8, "group_size": 128 + i}} for i in range(5000)
+        }
+    },
+    "names": {"quant_method": "awq", "bits": 4, "modules_to_not_convert": [f"a{i}x" for i in range(50_000)]},
+    "modules of mlx": {
+        "bits": 4,
+        "group_size": 64,
+        **{f"x{i}": {"bits": 4, "group_size": i % 4000 + 1} for i in range(20_000)},
+    },
+    "beginnings": {"quant_method": "awq", "bits": 4, "modules_to_not_convert": [f"{'a' * i}*" for i in range(1, 299)]},
+    "steps": {"quant_method": "awq", "bits": 4, "modules_to_not_convert": [".".join("a" * i) for i in range(1, 149)]},
+    "expressions": {
+        "quant_method": "awq",
+        "bits": 4,
+        "modules_to_not_convert": [f"re:.*(a|b)*{i}$" for i in range(90)],
+    },
+    "lookaheads": {"quant_method": "awq", "bits": 4, "modules_to_not_convert": ["re:" + "(?!)" * 500_000]},
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_what_a_plan_costs_does_not_grow_with_what_a_file_states(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """7,000 matrices of 1,024 layers, each with two spellings at most: some hundred looks for each, however many rules."""
+    assert searched(monkeypatch, MANY[kind]) < 7 * 1024 * 400
+
+
+def test_lengths_of_globs_are_bounded_and_the_omission_says_so() -> None:
+    why = next(
+        o.why
+        for o in kvplan.plan({**LLAMA_8B, "quantization_config": MANY["beginnings"]}).omitted
+        if o.path == "weights"
+    )
+    assert "298 lengths" in why
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_the_first_rule_of_a_file_wins_whatever_its_kind(order: int) -> None:
+    """A name, a beginning and an expression of different storages."""
+    rules = [("re:.*up_proj$", "int8"), ("layers.1*", "int4"), ("layers.1.mlp.up_proj", "fp8")][:: 1 if order else -1]
+    made = [
+        rule for name, kind in rules for rule in rules_for(EMPTY, "ignore", [name], kvplan.specs.Storage(kind, 1, 8))
+    ]
+    first = kvplan.weights.first_rule(kvplan.weights._Rules.made(tuple(made)), ["model.layers.1.mlp.up_proj"])
+    assert rules[0][1] == first.storage.format

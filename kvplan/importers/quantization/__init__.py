@@ -15,8 +15,8 @@ METHOD_LIMIT = 300  # characters of a method's name that are kept
 NESTED = ("text_config", "language_config", "llm_config", "thinker_config")
 
 
-def read_quantization(config: Config) -> tuple[Quantization | None, str | None]:
-    """The weight formats of a config and the KV dtype it states; None for what it does not state.
+def read_quantization(config: Config, layers: int = 1) -> tuple[Quantization | None, str | None]:
+    """The weight formats of a config of so many layers and the KV dtype it states; None for what it does not state.
 
     Looks at the top of the file first, then in nested text configs. Raises InvalidInput for a value that cannot be.
     """
@@ -29,10 +29,10 @@ def read_quantization(config: Config) -> tuple[Quantization | None, str | None]:
     method = _method(c, key)
     reader = METHODS.get(method)
     quantization = reader(c, config) if reader else Quantization(method)
-    if any(rule.pattern for rule in quantization.rules):
+    if quantization.rules:
         from kvplan.importers.quantization.modules import readable
 
-        quantization = readable(quantization)
+        quantization = readable(quantization, layers)
     return quantization, _kv_dtype(c)
 
 

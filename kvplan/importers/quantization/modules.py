@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from kvplan.importers.config import Config
-from kvplan.patterns import Refused, size_of
+from kvplan.patterns import LONGEST, Refused, size_of
 from kvplan.specs import PLAIN, Quantization, QuantRule, Storage
 from kvplan.text import shorten
 
@@ -32,9 +32,13 @@ __all__ = [
 
 NAME_LIMIT = 300  # characters of a module name; published ones have up to some 100
 ENTRY_LIMIT = 200_000  # entries of a list of modules: MiniMax M3 in NVFP4 names 22,000, every expert of every layer
-# Instructions of all expressions of a file. Published files state up to five, of some 50 each.
+# Instructions of all expressions of a file, and expressions times layers, since each is searched in each module. Published
+# files state up to five, of some 50 instructions each.
 PROGRAM_LIMIT = 3000
-PATTERN_LIMIT = 100  # expressions
+SEARCH_LIMIT = 8192
+LENGTH_LIMIT = (
+    64  # lengths that the beginnings of names (``layers.10.mlp*``) have; published files have up to some dozen
+)
 PATTERN_LENGTH = 2**16  # characters of a name that is one, before RE2 is asked
 
 # Modules that stay in dtype unless the file names them: every walker leaves the output embedding alone, routers are
@@ -127,6 +131,8 @@ def _quoted(char: str) -> str:
 def expression(c: Config, key: str, text: str, storage: Storage) -> QuantRule:
     """The rule of an expression. ``^(?!X)Y``, which files use and RE2 has not, is read as Y where X is not."""
     stated = f"{c.path}{key}: {shorten('re:' + text)}"
+    if len(text) > LONGEST:  # refused when it is met, whatever it says
+        return QuantRule(storage, pattern=text, stated=stated)
     barred = []
     rest = text.removeprefix("^")
     while rest.startswith("(?!"):
@@ -163,14 +169,18 @@ def _closing(text: str) -> int:
     return -1
 
 
-def readable(quantization: Quantization) -> Quantization:
+def readable(quantization: Quantization, layers: int) -> Quantization:
     """The same, or one whose weights are not known, for a reason that names the rule, where RE2 cannot match it."""
-    left = PROGRAM_LIMIT
+    left, most = PROGRAM_LIMIT, max(SEARCH_LIMIT // max(layers, 1), 1)
+    lengths = {len(start) for rule in quantization.rules for start in rule.starts}
+    if len(lengths) > LENGTH_LIMIT:
+        why = f"globs of {len(lengths)} lengths (up to {LENGTH_LIMIT} are looked up): which weights are quantised is not known"
+        return Quantization(quantization.method, Storage(""), why=why)
     stated = [rule for rule in quantization.rules if rule.pattern]
     for rule in stated:
         try:
-            if len(stated) > PATTERN_LIMIT:
-                raise Refused(f"{len(stated)} expressions; up to {PATTERN_LIMIT} are read")
+            if len(stated) > most:
+                raise Refused(f"{len(stated)} expressions; up to {most} are searched in {layers} layers")
             left -= sum(size_of(text) for text in (rule.pattern, rule.unless) if text)
             if left < 0:
                 raise Refused(f"expressions of more than {PROGRAM_LIMIT} instructions together")
