@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 from kvplan.catalog import load
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "diff", "fit", "load", "plan", "shared"]
 
+# What a keyword of ``plan`` may be: what JSON has, numbers of other libraries, None. An array compares as nothing else does.
+VALUES = (str, int, float, Number, dict, list, tuple, type(None))
 NUMBERS = (
     "layers",
     "hidden",
@@ -53,6 +56,9 @@ def plan(model: object = None, *, scheme: str | None = None, **flags: Any) -> Re
     if unknown:
         name = sorted(unknown)[0]
         raise UnknownName("flag", name, known_flags())
+    for name, value in {"scheme": scheme, **flags}.items():
+        if not isinstance(value, VALUES):
+            raise InvalidInput(name, value, "text, a number, true or false")
     numbers = {name: flags.pop(name) for name in NUMBERS if name in flags and flags[name] is not None}
     flags = {name: value for name, value in flags.items() if name not in NUMBERS}
     spec = described(model, numbers)
@@ -85,8 +91,8 @@ def compare(
     # imported when asked for: a plain plan needs none of it
     from kvplan.comparison import compared
 
-    wanted = [*_several(schemes), *_several(flags.pop("scheme", ()))]
-    on = [*_several(engines), *_several(flags.pop("engine", ()))] or ["ideal"]
+    wanted = [*_several(schemes, "scheme"), *_several(flags.pop("scheme", ()), "scheme")]
+    on = [*_several(engines, "engine"), *_several(flags.pop("engine", ()), "engine")] or ["ideal"]
     numbers = {name: flags.pop(name) for name in NUMBERS if name in flags}
     spec = described(model, {name: value for name, value in numbers.items() if value is not None})
     options = _apart(flags.pop("engine_options", None), on)
@@ -155,8 +161,8 @@ def fit(
     for name, rule in answered.items():
         if flags.get(name) is not None:
             raise InvalidInput(name, flags[name], rule)
-    engines, gpus = _several(engine) or ["ideal"], _several(gpu)
-    keys, matrices = _several(kv_dtype), _several(weight_dtype)
+    engines, gpus = _several(engine, "engine") or ["ideal"], _several(gpu, "gpu")
+    keys, matrices = _several(kv_dtype, "kv_dtype"), _several(weight_dtype, "weight_dtype")
     formats: Sequence[tuple[str | None, str | None]] = DEFAULT_FORMATS
     if keys or matrices or flags.get("cache_type_k") or flags.get("cache_type_v"):
         formats = [(k, w) for w in matrices or (None,) for k in keys or (None,)]
@@ -252,8 +258,13 @@ def _apart(given: dict[str, Any] | None, engines: Sequence[str]) -> dict[str, di
     return {engine: {name: value for name, value in given.items() if name in known[engine]} for engine in engines}
 
 
-def _several(given: Sequence[str] | str | None) -> list[str]:
-    return [given] if isinstance(given, str) else list(given or ())
+def _several(given: Sequence[str] | str | None, field: str) -> list[str]:
+    """One name or several. Raises InvalidInput for what is neither."""
+    if given is None or isinstance(given, str):
+        return [] if given is None else [given]
+    if not isinstance(given, (list, tuple, set, frozenset)) or not all(isinstance(name, str) for name in given):
+        raise InvalidInput(field, given, "a name, or a list of names")
+    return list(given)
 
 
 def described(model: object, numbers: dict[str, Any]) -> ModelSpec:

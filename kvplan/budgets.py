@@ -22,7 +22,7 @@ from kvplan.catalog import model_names
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
 from kvplan.importers.files import parse_object, parse_toml, read_bytes, read_text, write_whole
 from kvplan.report import Report
-from kvplan.text import markdown, one_line, printable, shorten, to_json
+from kvplan.text import markdown, printable, shorten, to_json
 from kvplan.units import format_bytes, format_count, format_parameters, format_si, parse_bytes, parse_count
 from kvplan.version import __version__
 
@@ -33,6 +33,7 @@ BASELINE = "kvplan-baseline.json"
 FILE_LIMIT = 2**18  # bytes; a budget is written in some 200
 BASELINE_LIMIT = 2**21  # bytes; the figures of a budget take some 700, and those of each GPU 100 more
 PLANS_LIMIT = 1000
+LAYERS_LIMIT = 25_000  # of the models of all plans: what a plan takes goes with them; 300 plans of 80 layers
 LARGEST = 10**30  # of a figure: above every number of FLOPs, and what a float still holds
 
 
@@ -279,7 +280,7 @@ def _budget(path: Path, title: str, defaults: dict[str, Any], given: dict[str, A
     flags = {**defaults, **given}
     own = flags.pop("gpu", None)
     on = [fits_on] if isinstance(fits_on, str) else list(fits_on or ())
-    gpus = on or ([own] if own else [])
+    gpus = list(dict.fromkeys(on)) or ([own] if own else [])
     if fits_on is not None and own is not None:
         raise InvalidInput("gpu", own, "left out beside fits_on, which names the GPUs", title)
     if within is None and not bounds and not on:
@@ -340,7 +341,7 @@ class Finding(NamedTuple):
     def message(self) -> str:
         """The finding on one line."""
         where = f" on {self.gpu}" if self.gpu else ""
-        return one_line(f"{self.budget}: {self.key}{where}: predicted {self.predicted}, allowed {self.allowed}")
+        return printable(f"{self.budget}: {self.key}{where}: predicted {self.predicted}, allowed {self.allowed}")
 
 
 class Checked(NamedTuple):
@@ -362,8 +363,8 @@ class Checked(NamedTuple):
         if broken:
             names = len({finding.budget for finding in self.broken})
             budgets = f"{names} budget{'s' if names > 1 else ''}"
-            return one_line(f"{broken} of {total} assertions broken, in {budgets} of {self.path.name}")
-        return one_line(f"all {total} assertions of {self.path.name} hold")
+            return printable(f"{broken} of {total} assertions broken, in {budgets} of {self.path.name}")
+        return printable(f"all {total} assertions of {self.path.name} hold")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: every finding, broken or not."""
@@ -409,9 +410,9 @@ class Checked(NamedTuple):
             skipped="0",
         )
         for f in self.findings:
-            name = one_line(f"{f.key}{f' on {f.gpu}' if f.gpu else ''}")
+            name = printable(f"{f.key}{f' on {f.gpu}' if f.gpu else ''}")
             case = ElementTree.SubElement(
-                suite, "testcase", classname=one_line(f.budget), name=name, file=one_line(str(self.path)), time="0"
+                suite, "testcase", classname=printable(f.budget), name=name, file=printable(str(self.path)), time="0"
             )
             if f.line:
                 case.set("line", str(f.line))
@@ -438,8 +439,8 @@ def annotation(message: str, path: Path, line: int | None = None, title: str = "
     if place.startswith(".."):  # not of this workspace
         place = str(path)
     properties = {"file": place, **({"line": str(line)} if line else {}), "title": title}
-    words = ",".join(f"{name}={_escaped(one_line(value), ':,')}" for name, value in properties.items())
-    return f"::error {words}::{_escaped(one_line(message))}"
+    words = ",".join(f"{name}={_escaped(printable(value), ':,')}" for name, value in properties.items())
+    return f"::error {words}::{_escaped(printable(message))}"
 
 
 def _escaped(text: str, more: str = "") -> str:
@@ -455,9 +456,21 @@ def check(path: str | os.PathLike[str] = "kvplan.toml", *, update: bool = False)
     Paths of models and of the baseline are from the file's own folder. Raises InvalidInput or UnknownName for a file
     that cannot be read or a budget that cannot be planned, naming file, table and key.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidInput("file", path, "the path of a TOML file of budgets")
     place = Path(path)
     budgets, baseline = _read(place)
-    planned = [(budget, _plans(budget)) for budget in budgets]
+    planned, layers = [], 0
+    for budget in budgets:
+        plans = []
+        for gpu, report in _plans(budget):
+            layers += len(report.answer.spec.layers)
+            if layers > LAYERS_LIMIT:
+                raise InvalidInput(
+                    "budget", f"{layers:,} layers", f"at most {LAYERS_LIMIT:,} in all plans", budget.table
+                )
+            plans.append((gpu, report))
+        planned.append((budget, plans))
     figures = {budget.name: _figures(plans) for budget, plans in planned if budget.within is not None}
     updated = ""
     if update:
@@ -476,9 +489,8 @@ def check(path: str | os.PathLike[str] = "kvplan.toml", *, update: bool = False)
 Plans = list[tuple[str | None, Report]]
 
 
-def _plans(budget: Budget) -> Plans:
+def _plans(budget: Budget) -> Iterator[tuple[str | None, Report]]:
     """The plan of a budget, on each of its GPUs where it names any; errors name the table."""
-    found: Plans = []
     for gpu in budget.gpus or (None,):
         try:
             report = plan(budget.model, **budget.flags, **({"gpu": gpu} if gpu else {}))
@@ -492,8 +504,7 @@ def _plans(budget: Budget) -> Plans:
             raise InvalidInput(
                 "weight_dtype", None, "a format: the bytes of this checkpoint's weights are unknown", budget.table
             )
-        found.append((report.answer.settings.gpu.name if report.answer.settings.gpu else None, report))
-    return found
+        yield (report.answer.settings.gpu.name if report.answer.settings.gpu else None), report
 
 
 def _found(budget: Budget, plans: Plans) -> Iterator[Finding]:
@@ -637,4 +648,4 @@ def _write(file: Path, path: Path, budgets: dict[str, Figures]) -> str:
     write_whole(path, text.encode(), "baseline", "a path that can be written")
     changed = sum(before.get(name) != figures for name, figures in budgets.items())
     gone = len(before.keys() - budgets.keys())
-    return f"{one_line(path.name)}: {changed} of {len(budgets)} budgets written{f', {gone} dropped' if gone else ''}"
+    return f"{printable(path.name)}: {changed} of {len(budgets)} budgets written{f', {gone} dropped' if gone else ''}"

@@ -334,5 +334,5 @@ def _from_folder(path: Path) -> ModelSpec:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """A JSON object from a file of at most CONFIG_LIMIT bytes."""
-    return parse_object(read_bytes(path, "model", CONFIG_LIMIT), "config", str(path))
+    """A JSON object from a file of at most CONFIG_LIMIT bytes; published ones hold Infinity, and importers check what they read."""
+    return parse_object(read_bytes(path, "model", CONFIG_LIMIT), "config", str(path), finite=False)

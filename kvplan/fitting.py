@@ -21,7 +21,7 @@ from kvplan.roofline import Bound, peak_flops
 from kvplan.settings import Settings
 from kvplan.solver import largest
 from kvplan.specs import ModelSpec
-from kvplan.text import markdown, shell, to_csv, to_json
+from kvplan.text import Ours, markdown, shell, to_csv, to_json
 from kvplan.units import format_bytes, format_count, format_parameters, format_seconds, parse_count
 from kvplan.version import __version__
 
@@ -197,7 +197,9 @@ class Fit(NamedTuple):
     def to_csv(self) -> str:
         """One line per deployment under a header; exact numbers, nothing where there is no answer."""
         names = [name for name in Row._fields if name != "flags"]
-        return to_csv([(*names, "command"), *((*(getattr(row, n) for n in names), row.command) for row in self.rows)])
+        return to_csv(
+            [(*names, "command"), *((*(getattr(row, n) for n in names), Ours(row.command)) for row in self.rows)]
+        )
 
     def to_markdown(self, top: int = SHOWN) -> str:
         """The best deployments as a Markdown table, why other GPUs do not do, and the notes."""

@@ -12,8 +12,8 @@ from kvplan.text import printable
 
 __all__ = ["LONGEST", "Refused", "found", "size_of"]
 
-LONGEST = 2000  # characters of one expression
-MEMORY = 2 * 2**20  # bytes of one compiled expression and of its states
+LONGEST = 8192  # characters of one expression that somebody states
+MEMORY = 4 * 2**20  # bytes of one compiled expression, perhaps of many made one, and of its states
 
 
 class Refused(ValueError):  # what RE2 does with what it cannot promise to match
@@ -22,8 +22,6 @@ class Refused(ValueError):  # what RE2 does with what it cannot promise to match
 
 @lru_cache(maxsize=256)
 def _compiled(pattern: str) -> Any:
-    if len(pattern) > LONGEST:
-        raise Refused(f"{len(pattern)} characters; up to {LONGEST} are read")
     try:
         import re2
     except ImportError:

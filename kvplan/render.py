@@ -31,7 +31,7 @@ def console(width: int, color: bool) -> Console:
     """A Rich console that draws into a string, taking every text as it stands: ``[@L:G]`` is notation, not markup."""
     return Console(
         file=StringIO(),
-        width=max(width, 40),
+        width=min(max(width, 40), NO_LIMIT),
         force_terminal=color,
         no_color=not color,
         color_system="truecolor" if color else None,

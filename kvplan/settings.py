@@ -263,6 +263,8 @@ def _options(engine: Engine, given: dict[str, Any] | None) -> dict[str, Any]:
     known = {option.name: option for option in engine.options}
     options = {}
     for name, value in given.items():
+        if not isinstance(name, str):
+            raise InvalidInput("engine_options", name, "the name of an option as a key")
         if name not in known:
             names = ", ".join(known) or "none"
             near = UnknownName("option", str(name), known).nearest

@@ -341,6 +341,7 @@ class QuantRule(NamedTuple):
     pattern: str = ""
     unless: str = ""
     stated: str = ""  # where a file states the expression, for messages
+    refused: str = ""  # why the expression cannot be matched
 
 
 class Quantization(NamedTuple):

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 __all__ = [
     "LONGEST",
+    "Ours",
+    "cell",
     "code",
-    "escaped",
     "inert",
+    "json_escaped",
     "markdown",
-    "one_line",
     "printable",
     "shell",
     "shorten",
@@ -54,11 +55,6 @@ def inert(line: str) -> str:
     return f"{line[: len(line) - len(start)]}\\x3a{start[1:]}" if start.startswith("::") else line
 
 
-def one_line(text: str) -> str:
-    """A message, however it was put together, as one printable line."""
-    return printable(text)
-
-
 def shorten(value: object, limit: int = 80) -> str:
     """``repr`` of a value on one line of at most ``limit`` characters, however large; a path loses its middle, not its name."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
@@ -75,7 +71,7 @@ def shorten(value: object, limit: int = 80) -> str:
 
 
 def _repr(value: object) -> str:
-    """``repr``, which of a value that nests too deep, or holds a giant, is its kind alone."""
+    """``repr``, which of a value that nests too deep, holds a giant or cannot say what it is, is its kind alone."""
     if isinstance(value, (list, tuple, dict)):
         import reprlib
 
@@ -83,18 +79,19 @@ def _repr(value: object) -> str:
         small.maxlong = small.maxstring = small.maxother = 80
         try:
             return printable(small.repr(value))
-        except (RecursionError, ValueError):
+        except Exception:  # of whatever somebody's own ``__repr__`` raises
             return f"a {type(value).__name__}"
     try:
         return printable(repr(value))
-    except (RecursionError, ValueError):
+    except Exception:
         return f"a {type(value).__name__}"
 
 
 # --- Markdown --------------------------------------------------------------------------------------------------------
 
-# Characters that begin markup wherever they stand: emphasis, links, code, tables, tags, strikes, formulas.
-_MARKUP = r"[\\`*\[\]<|~$]|&(?=[#a-zA-Z])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"
+# Characters that begin markup wherever they stand: emphasis, links, code, tables, tags, strikes, formulas; and what makes
+# GitHub link an address that stands by itself.
+_MARKUP = r"[\\`*\[\]<|~$]|&(?=[#a-zA-Z])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\."
 # At the start of a line: headings, lists, quotations.
 _START = r"^\s*(?:[#+\-=>]|\d{1,9}[.)])(?=\s|$|[#\-=>])"
 
@@ -102,8 +99,10 @@ _START = r"^\s*(?:[#+\-=>]|\d{1,9}[.)])(?=\s|$|[#\-=>])"
 def markdown(text: str) -> str:
     r"""A text as Markdown that shows just that text: no image, link, tag, table cell or emphasis comes of it.
 
+    What GitHub itself looks for in the finished page stays: ``@name`` and ``#1`` of its own site, addresses of mail.
+
     >>> markdown("2**48 ![x](http://a/b.png)"), markdown("q4_k | <b>")
-    ('2\\*\\*48 !\\[x\\](http://a/b.png)', 'q4_k \\| \\<b>')
+    ('2\\*\\*48 !\\[x\\](http\\://a/b.png)', 'q4_k \\| \\<b>')
     """
     import re  # compiled when Markdown is asked for: a plan on a terminal need not pay for it
 
@@ -113,18 +112,17 @@ def markdown(text: str) -> str:
 
 
 def code(text: str) -> str:
-    r"""A text as a code span of Markdown, in a table too: its backquotes and bars are in it, and end nothing.
+    """A text as a code span of Markdown, outside of tables: its backquotes are in it, and end nothing.
 
     >>> code("a`b"), code("a|b")
-    ('`` a`b ``', '`a\\|b`')
+    ('`` a`b ``', '`a|b`')
     """
     import re
 
     text = printable(text)
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * (longest + 1)
-    inner = text.replace("|", "\\|")
-    return f"{fence} {inner} {fence}" if longest else f"{fence}{inner}{fence}"
+    return f"{fence} {text} {fence}" if longest else f"{fence}{text}{fence}"
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -138,10 +136,12 @@ def to_json(value: object) -> str:
     """
     import json
 
-    return escaped(json.dumps(value, indent=2, ensure_ascii=False), lambda char: char == "\n" or char.isprintable())
+    return json_escaped(
+        json.dumps(value, indent=2, ensure_ascii=False), lambda char: char == "\n" or char.isprintable()
+    )
 
 
-def escaped(json_text: str, keeps: Callable[[str], bool]) -> str:
+def json_escaped(json_text: str, keeps: Callable[[str], bool]) -> str:
     """JSON in which the characters that are not kept are escaped: what is not ASCII stands in strings alone."""
     import json
 
@@ -163,13 +163,18 @@ def to_csv(rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
+class Ours(str):
+    """A text that kvplan made, such as a command that begins with a flag: no spreadsheet takes it for a formula of others."""
+
+    __slots__ = ()
+
+
 def cell(value: object) -> object:
     """One value of a table of data: a text printable and no formula, anything else as it is."""
     if not isinstance(value, str):
         return value
     shown = printable(value)
-    first = shown.partition(" ")[0]
-    if first.startswith("--") and first.strip("-").replace("-", "").isalpha():  # a flag of a command
+    if isinstance(value, Ours):
         return shown
     return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
 

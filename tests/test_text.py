@@ -10,7 +10,9 @@ import csv
 import io
 import json
 import re
+import string
 import subprocess
+import unicodedata
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -22,7 +24,7 @@ from typer.testing import CliRunner
 
 import kvplan
 from kvplan import catalog
-from kvplan.cli import COMMANDS, app
+from kvplan.cli import COMMANDS, app, machinery
 from kvplan.errors import InvalidInput, KvplanError, MissingExtra, UnknownName, UnreadKeys, Unsupported
 from kvplan.specs import replace
 from kvplan.text import code, markdown, printable, shell, shorten, to_csv, to_json
@@ -99,10 +101,11 @@ def test_csv_has_a_line_per_row_and_no_formula(rows: list[list[Any]]) -> None:
 def test_markdown_leaves_no_markup(text: str) -> None:
     shown = markdown(text)
     assert shown.isprintable()
-    bare = re.sub(r"\\[\\`*\[\]<|~$&_#+\-=>.)]", "", shown)
+    bare = re.sub(r"\\[\\`*\[\]<|~$&_#+\-=>.):]", "", shown)
     assert not set(bare) & set("`*[]<|~$\\")
     assert not re.match(r"\s*([#+\-=>]\s|\d+[.)]\s)", bare)
-    unescaped = re.sub(r"\\([\\`*\[\]<|~$&_#+\-=>.)])", r"\1", shown)
+    assert not re.search(r"://|www\.", bare)  # which GitHub links
+    unescaped = re.sub(r"\\([\\`*\[\]<|~$&_#+\-=>.):])", r"\1", shown)
     assert printable(text) == unescaped
 
 
@@ -350,3 +353,33 @@ def test_what_fit_prints_can_be_pasted(tmp_path: Path) -> None:
     assert ["kvplan", "plan", str(gguf)] == words[:3]
     result = CliRunner().invoke(app, words[1:-1])
     assert (0, "") == (result.exit_code, result.stderr)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "iso8859-15"])
+def test_no_encoding_makes_markup_of_what_only_looks_like_it(tmp_path: Path, encoding: str) -> None:
+    """Wide and small forms of ASCII's marks decompose to them: a terminal that lacks them gets a question mark."""
+    marks = [
+        chr(n)
+        for n in range(0x80, 0x30000)
+        if (c := unicodedata.normalize("NFKD", chr(n))) != chr(n) and not c.isalnum()
+    ]
+    name = "".join(char for char in marks if any(c in string.punctuation for c in unicodedata.normalize("NFKD", char)))
+    wide = (
+        "\uff1a\uff1aerror\uff1a\uff1ax ##\uff3berror] \uff0a\uff0aa\uff0a\uff0a \uff1cb\uff1e \uff40 \uff04(id) \uff5c"
+    )
+    for i, text in enumerate((wide, name[:150], name[150:300])):
+        path = tmp_path / f"{i}.json"
+        path.write_text(json.dumps(PYTHIA | {"_name_or_path": text}))
+        spec = replace(kvplan.load(str(path)), name=text)
+        out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="kvplan")
+        machinery._never_fail_on_a_character()
+        for drawn in (kvplan.plan(spec).to_text(), kvplan.plan(spec).to_markdown()):
+            start = out.buffer.tell()
+            out.write(drawn)
+            out.flush()
+            written = out.buffer.getvalue()[start:].decode(encoding)  # type: ignore[attr-defined]
+            before = {mark: drawn.count(mark) for mark in ":#[*<`$|"}
+            after = {mark: written.count(mark) for mark in before}
+            bars = sum(drawn.count(bar) for bar in "█▓▒░▕▏●")  # drawn by kvplan, and in ASCII's place
+            assert all(after[mark] <= before[mark] + bars for mark in before), (after, before)
+            assert not [line for line in written.splitlines() if line.lstrip().startswith("::") or "##[" in line]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from kvplan.cli.machinery import COMMANDS, Command, Group, as_stdout_can, command, warn
+from kvplan.cli.machinery import COMMANDS, WIDEST, Command, Group, as_stdout_can, command, warn
 from kvplan.cli.options import (
     ActiveExperts,
     AsCsv,
@@ -94,7 +94,7 @@ def common(
 def screen() -> tuple[int, bool]:
     """Columns, and whether to colour: only on a terminal, and not under NO_COLOR."""
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return shutil.get_terminal_size((80, 24)).columns, color
+    return min(shutil.get_terminal_size((80, 24)).columns, WIDEST), color
 
 
 def flags_of(given: dict[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
-from kvplan.text import escaped, printable
+from kvplan.text import json_escaped, printable
 from kvplan.units import parse_count
 
-__all__ = ["COMMANDS", "Command", "Group", "as_stdout_can", "command", "warn"]
+__all__ = ["COMMANDS", "WIDEST", "Command", "Group", "as_stdout_can", "command", "warn"]
 
 # Typer carries its own copy of click since 0.28 and used the package before: take the base class from what it exports.
 ClickError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -21,6 +21,7 @@ ClickError: Any = next(base for base in typer.BadParameter.__mro__ if base.__nam
 
 Command = Callable[..., None]
 COMMANDS: dict[str, Command] = {}
+WIDEST = 1000  # columns that a terminal may claim to have
 # Commands that end in another program's command line.
 FOREIGN = ("preflight",)
 
@@ -109,6 +110,7 @@ class Group(TyperGroup):
         if sys.stdout is None:
             sys.exit(_fail("cannot write the answer: stdout is closed", 2))
         _never_fail_on_a_character()
+        _sound_widths()
         try:
             result = super().main(*args, **(kwargs | {"standalone_mode": False}))
             code = result if isinstance(result, int) else 0
@@ -133,6 +135,16 @@ class Group(TyperGroup):
         if standalone_mode:
             sys.exit(code)
         return code
+
+
+def _sound_widths() -> None:
+    """Takes from the environment what Typer and Rich, which draw a help, would fail on or draw for ever."""
+    for name in ("COLUMNS", "TERMINAL_WIDTH"):
+        given = os.environ.get(name, "80")
+        if not (given.isascii() and given.isdecimal()):
+            del os.environ[name]
+        elif len(given) > 4 or int(given) > WIDEST:
+            os.environ[name] = str(WIDEST)
 
 
 def _fail(message: str, code: int) -> int:
@@ -163,7 +175,11 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     text, end = "", error.end
     for char in error.object[error.start : end]:
         plain = PLAIN.get(char)
-        text += normalize("NFKD", char).encode("ascii", "ignore").decode() or "?" if plain is None else plain
+        if plain is None:
+            # letters and digits alone: a wide colon must not become the one that somebody escaped already
+            bare = normalize("NFKD", char).encode("ascii", "ignore").decode()
+            plain = bare if bare.isalnum() else "?"
+        text += plain
     if not text and error.object[end : end + 1] == " ":
         end += 1
     return text, end
@@ -182,5 +198,5 @@ def as_stdout_can(text: str) -> str:
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
-        return escaped(text, str.isascii)
+        return json_escaped(text, str.isascii)
     return text

@@ -90,7 +90,9 @@ ENGINES: dict[str, Engine | str] = {
 
 def find_engine(name: str, version: str | None = None) -> Engine:
     """The engine of a name, at a version it implements. Raises UnknownName or InvalidInput."""
-    if str(name).lower() not in ENGINES:
+    if not isinstance(name, str):
+        raise InvalidInput("engine", name, f"one of {', '.join(ENGINES)}")
+    if name.lower() not in ENGINES:
         raise UnknownName("engine", str(name), ENGINES)
     entry = ENGINES[name.lower()]
     if not isinstance(entry, str):

@@ -129,6 +129,20 @@ def _repeat(update: Update, held: Held, tokens: int, times: int, bound: int) -> 
     return held
 
 
+def _prefilled(path: str, held: Held, tokens: int, times: int, bound: int, keep: int) -> Held:
+    """A bounded cache after so many passes, without stepping through a bound that a file may state at will."""
+    update = _update(path, bound, keep)
+    held, done = _uncut(path, held, tokens, times, bound)
+    if path == "kv/chunk" or tokens > 1:
+        return _repeat(update, held, tokens, times - done, bound)
+    while done < times and (held.slots != bound or held.cursor < keep):
+        held, done = update(held, 1), done + 1
+    round_, left = bound - keep, times - done  # one slot after another, from the first that is not kept
+    if round_ < 1 or not left:
+        return _repeat(update, held, 1, left, bound)
+    return Held(held.offset + left, held.slots, keep + (held.cursor - keep + left - 1) % round_ + 1)
+
+
 def _uncut(path: str, held: Held, tokens: int, times: int, bound: int) -> tuple[Held, int]:
     """As many of ``times`` updates of a bounded cache as leave it whole, and how many those are.
 
@@ -178,8 +192,9 @@ def history(
     first = min(max(-(-start // chunk), 1), full)
     for passes in (first, full - first):
         if passes:
-            held, done = _uncut(path, held, chunk, passes, bound) if bound else (held, 0)
-            held = _repeat(update, held, chunk, passes - done, bound)
+            held = (
+                _prefilled(path, held, chunk, passes, bound, keep) if bound else _repeat(update, held, chunk, passes, 0)
+            )
         moments.append((max(held.offset - chunk, 0), held))
     for tokens in (rest, 1):
         before = held.offset

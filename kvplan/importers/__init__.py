@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from kvplan.errors import InvalidInput, UnknownName
+from kvplan.errors import InvalidInput, KvplanError, UnknownName
 from kvplan.importers.config import Config
 from kvplan.specs import ModelSpec
 
@@ -157,10 +157,31 @@ def from_config(raw: object, name: str = "", where: str = "config.json") -> Mode
     config = Config(raw, where)
     try:
         spec = import_model(config)
+        config.finish(spec.model_type)
+        return _finish(spec, config, name)
     except RecursionError:
         raise InvalidInput("config", "nested too deep", "a config.json of ordinary depth", where) from None
-    config.finish(spec.model_type)
-    return _finish(spec, config, name)
+    except (TypeError, ValueError, AttributeError) as e:
+        strange = None if isinstance(e, KvplanError) else _not_json(raw)
+        if strange is None:
+            raise
+        raise InvalidInput(strange[0], strange[1], "what a config.json can hold", where) from None
+
+
+def _not_json(raw: object) -> tuple[str, object] | None:
+    """The path and the value of what JSON has not, as an array of NumPy, which a dict that a program made may hold."""
+    left: list[tuple[str, object]] = [("", raw)]
+    for _ in range(100_000):  # a list may hold itself
+        if not left:
+            break
+        path, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{path}.{key}" if path else str(key), inner) for key, inner in value.items()]
+        elif isinstance(value, (list, tuple)):
+            left += [(f"{path}[{i}]", inner) for i, inner in enumerate(value)]
+        elif not isinstance(value, (str, int, float, type(None))):
+            return path, value
+    return None
 
 
 def _finish(spec: ModelSpec, config: Config, name: str) -> ModelSpec:

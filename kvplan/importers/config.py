@@ -107,12 +107,19 @@ def changes_cache(key: str) -> bool:
     return any(word in key for word in CACHE_WORDS) or key.endswith(CACHE_ENDS) or "cla" in key.split("_")
 
 
+def _says_something(value: object) -> bool:
+    """Whether a value is neither null, false, zero nor empty; one that JSON has not says something."""
+    return not (value is None or (isinstance(value, (bool, int, float, str, list, dict)) and not value))
+
+
 class Config:
     """One JSON object of a config, with its place (``where``) for messages."""
 
     def __init__(self, raw: object, where: builtins.str = "config.json", path: builtins.str = "") -> None:
         if not isinstance(raw, dict):
             raise InvalidInput(path or "config", raw, "a JSON object", where)
+        if not all(isinstance(key, builtins.str) for key in raw):
+            raise InvalidInput(path or "config", raw, "an object whose keys are text", where)
         self.raw: dict[str, Any] = raw
         self.where, self.path = where, path
         self.read: set[builtins.str] = set()
@@ -278,7 +285,7 @@ class Config:
         left = [
             self.path + key
             for key, value in self.raw.items()
-            if key not in self.read and value not in (None, False, 0, [], {}, "") and changes_cache(key)
+            if key not in self.read and _says_something(value) and changes_cache(key)
         ]
         return left + [key for child in self.children for key in child.unread()]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import tempfile
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -142,7 +141,10 @@ def parse_toml(text: str, field: str, where: str, **how: Any) -> dict[str, Any]:
     import tomllib
 
     bare = text.translate(dict.fromkeys(map(ord, " \t\"'")))  # a key may be quoted, with blanks between its parts
-    if any(run.count(".") > KEY_PARTS for run in re.findall(r"[^\n=\[\]{},#]+", bare)):
+    for run in re.finditer(r"[^\n=\[\]{},#]+", bare):
+        is_key = bare[run.end() : run.end() + 1] == "=" or bare[max(run.start() - 1, 0) : run.start()] == "["
+        if not is_key or run[0].count(".") <= KEY_PARTS:
+            continue
         raise InvalidInput(field, os.path.basename(where), f"TOML with keys of at most {KEY_PARTS} parts", where)
     try:
         return tomllib.loads(text, **how)
@@ -182,6 +184,8 @@ def write_whole(path: Path, data: bytes, field: str, rule: str = "a file that ca
 
     Raises InvalidInput, with ``rule`` and the reason, for what is no file, and where there is no place or no permission.
     """
+    import tempfile  # of no use to a plan, which starts in less without it
+
     partial = ""
     try:
         place = path.resolve()

@@ -66,7 +66,7 @@ def spec_from_hub(name: str) -> ModelSpec:
     try:
         place, file = _fetch(place, "config.json", CONFIG_LIMIT)
         where = f"{place.where}/config.json"
-        raw = parse_object(read_bytes(file, "config", CONFIG_LIMIT), "config", where)
+        raw = parse_object(read_bytes(file, "config", CONFIG_LIMIT), "config", where, finite=False)
         spec = from_config(raw, place.repo, place.where)
     except KvplanError:
         raise

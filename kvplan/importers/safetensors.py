@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 from kvplan.errors import InvalidInput
 from kvplan.importers.files import open_file, parse_object, read_bytes, unreadable
@@ -14,13 +14,17 @@ __all__ = ["FolderWeights", "folder_weight_bytes", "header_bytes", "index_bytes"
 # Bytes of one header: shards of published checkpoints name up to some 5,000 tensors in 170 bytes each (0.9 MB), files of
 # a small mixture that is one file 19,000 (3 MB). The format itself allows 100 MB.
 HEADER_LIMIT = 16 * 2**20
-# Bytes of all headers of a folder. The largest checkpoints (Kimi K2 in NVFP4: 276,480 tensors of experts alone) take 47 MB.
-HEADERS_LIMIT = 64 * 2**20
-# Bytes of an index: 110 for each tensor, so that those checkpoints take 31 MB; DeepSeek V3's has 9 MB.
+# Bytes of all headers of a folder. The largest checkpoints (Kimi K3: 494,592 tensors of experts) take 72 MB.
+HEADERS_LIMIT = 96 * 2**20
+# Bytes of an index: 110 for each tensor, so that those checkpoints take 54 MB; DeepSeek V3's has 9 MB.
 INDEX_LIMIT = 80 * 2**20
 INDEX = "model.safetensors.index.json"
-TENSOR_LIMIT = 500_000  # of all headers of a folder; those checkpoints have some 281,000
+TENSOR_LIMIT = 600_000  # of all headers of a folder; those checkpoints have some 500,000
 FILE_LIMIT = 2_000  # shards of one checkpoint; published ones have up to 191 (DeepSeek R1 and its kin: 163)
+
+DTYPE_LENGTH, DTYPE_LIMIT = 32, 100  # characters of a dtype's name, and how many a file has; the format knows 21
+MOST_DIMENSIONS = 16
+LARGEST = 2**60
 
 # Bits of one element. The format packs FP4 and FP6 elements without gaps.
 DTYPE_BITS = {
@@ -68,17 +72,32 @@ def folder_weight_bytes(folder: str | os.PathLike[str]) -> FolderWeights | None:
     if len(names) > FILE_LIMIT:
         raise InvalidInput("weights", f"{len(names)} safetensors files", f"at most {FILE_LIMIT}", str(place))
     _complete(names, str(place))
+    try:
+        by_dtype = _all_headers(place, names)
+    except _TooMany:
+        if not indexed:
+            raise
+        return FolderWeights(index_bytes(raw, str(index)), {}, f"metadata.total_size of {INDEX}")
+    plural = f"{len(names)} safetensors files" if len(names) > 1 else names[0]
+    return FolderWeights(sum(by_dtype.values()), by_dtype, f"tensor headers of {plural}")
+
+
+class _TooMany(InvalidInput):
+    """More headers than a folder's bounds: its index says the sum, where it has one."""
+
+
+def _all_headers(place: Path, names: list[str]) -> dict[str, int]:
+    """Bytes per dtype of all these files."""
     by_dtype: dict[str, int] = {}
     left, tensors = HEADERS_LIMIT, 0
     for name in names:
         header, length = _header(place / name, left)
         left, tensors = left - length, tensors + len(header)
         if tensors > TENSOR_LIMIT:
-            raise InvalidInput("headers", f"{tensors:,} tensors", f"at most {TENSOR_LIMIT:,} in a folder", str(place))
+            raise _TooMany("headers", f"{tensors:,} tensors", f"at most {TENSOR_LIMIT:,} in a folder", str(place))
         for dtype, amount in header_bytes(header, str(place / name)).items():
             by_dtype[dtype] = by_dtype.get(dtype, 0) + amount
-    plural = f"{len(names)} safetensors files" if len(names) > 1 else names[0]
-    return FolderWeights(sum(by_dtype.values()), by_dtype, f"tensor headers of {plural}")
+    return by_dtype
 
 
 def _complete(names: list[str], where: str) -> None:
@@ -128,7 +147,7 @@ def _header(path: Path, left: int) -> tuple[dict[str, object], int]:
             start = file.read(8)
             length = int.from_bytes(start, "little")
             if length > left and len(start) == 8 and length <= min(HEADER_LIMIT, size - 8):
-                raise InvalidInput("headers", f"{length:,} bytes more", f"at most {HEADERS_LIMIT:,} in a folder", where)
+                raise _TooMany("headers", f"{length:,} bytes more", f"at most {HEADERS_LIMIT:,} in a folder", where)
             if len(start) < 8 or length > min(HEADER_LIMIT, size - 8):
                 at_most = max(min(HEADER_LIMIT, size - 8), 0)
                 raise InvalidInput(
@@ -148,28 +167,24 @@ def header_bytes(header: dict[str, object], where: str) -> dict[str, int]:
     for name, entry in header.items():
         if name == "__metadata__":
             continue
-        dtype = entry.get("dtype") if isinstance(entry, dict) else None
-        offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-        shape = entry.get("shape") if isinstance(entry, dict) else None
-        if not isinstance(dtype, str) or not _counts(offsets) or len(offsets) != 2 or not _counts(shape):
+        facts = entry if isinstance(entry, dict) else {}
+        dtype, offsets, shape = facts.get("dtype"), facts.get("data_offsets"), facts.get("shape")
+        if type(dtype) is not str or len(dtype) > DTYPE_LENGTH or type(offsets) is not list or type(shape) is not list:
             raise InvalidInput(name[:100], entry, "an object with dtype, shape and data_offsets", where)
-        begin, end = offsets
         elements = 1
-        for extent in shape:
+        for extent in shape if len(shape) <= MOST_DIMENSIONS else (-1,):
+            if type(extent) is not int or not 0 <= extent < LARGEST:
+                raise InvalidInput(f"{name[:100]}.shape", shape, f"up to {MOST_DIMENSIONS} whole numbers", where)
             elements *= extent
-            if elements > 2**60:
+            if elements > LARGEST:
                 raise InvalidInput(f"{name[:100]}.shape", shape, "fewer than 2^60 elements", where)
+        begin, end = offsets if len(offsets) == 2 else (None, None)
+        if type(begin) is not int or type(end) is not int or not 0 <= begin <= end < LARGEST:
+            raise InvalidInput(f"{name[:100]}.data_offsets", offsets, "where the bytes begin and where they end", where)
         bits = DTYPE_BITS.get(dtype)
-        if end < begin or (bits is not None and 8 * (end - begin) != -(-elements * bits // 8) * 8):
+        if bits is not None and 8 * (end - begin) != -(-elements * bits // 8) * 8:
             raise InvalidInput(f"{name[:100]}.data_offsets", offsets, f"the bytes of {dtype} {shape}"[:100], where)
         found[dtype] = found.get(dtype, 0) + end - begin
+        if len(found) > DTYPE_LIMIT:
+            raise InvalidInput(f"{name[:100]}.dtype", dtype, f"at most {DTYPE_LIMIT} dtypes in a file", where)
     return found
-
-
-def _counts(value: object) -> TypeGuard[list[int]]:
-    """Whether this is a short list of whole numbers."""
-    return (
-        isinstance(value, list)
-        and len(value) <= 32
-        and all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**60 for n in value)
-    )

@@ -34,7 +34,6 @@ __all__ = ["COLUMNS", "Sweep", "sweep"]
 
 CHUNK = 2**18  # points: 2 MiB a column
 COUNTED = ("tp", "pp", "dp")
-MOST_ROWS = 10_000_000
 
 
 def sweep(
@@ -126,7 +125,8 @@ def _specs(models: Any, numbers: dict[str, Any]) -> tuple[ModelSpec, ...]:
     if models is None:
         return (described(None, numbers),)
     several = isinstance(models, (list, tuple)) and not isinstance(models, ModelSpec)
-    return tuple(described(model, numbers) for model in (dict.fromkeys(_each(models)) if several else _each([models])))
+    found = [described(model, numbers) for model in (_each(models) if several else _each([models]))]
+    return tuple(dict.fromkeys(found))
 
 
 def _each(models: Sequence[Any]) -> list[Any]:

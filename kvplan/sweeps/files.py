@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from kvplan.errors import InvalidInput
 from kvplan.importers.files import open_file
 from kvplan.sweeps.columns import COLUMNS, Words
+from kvplan.text import cell, json_escaped
 from kvplan.version import __version__
 
 __all__ = [
@@ -113,24 +114,33 @@ def header(names: Sequence[str], kind: str) -> bytes:
 
 def _plain(rows: pa.Table) -> pa.Table:
     """Text as text: the CSV writer takes no dictionaries."""
+    rows = _worded(rows, lambda word: str(cell(word)))
     fields = [pa.field(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type) for f in rows.schema]
     return rows.cast(pa.schema(fields))
+
+
+def _worded(rows: pa.Table, drawn: Callable[[str], str]) -> pa.Table:
+    """The same rows with each word of their dictionaries as a format draws it."""
+    columns = []
+    for column in rows.columns:
+        if pa.types.is_dictionary(column.type):
+            column = column.combine_chunks()
+            words = pa.array([drawn(word) for word in column.dictionary.to_pylist()], type=pa.string())
+            column = pa.DictionaryArray.from_arrays(column.indices, words)
+        columns.append(column)
+    return pa.Table.from_arrays(columns, names=rows.column_names)
 
 
 def _json(rows: pa.Table) -> bytes:
     """JSON lines, joined column by column."""
     if not rows.num_rows:
         return b""
+    rows = _worded(rows, lambda word: json_escaped(json.dumps(word), str.isascii))
     pieces: list[Any] = []
     for i, name in enumerate(rows.column_names):
         column = rows.column(name).combine_chunks()
         pieces.append(("{" if i == 0 else ", ") + json.dumps(name) + ": ")
-        if pa.types.is_dictionary(column.type):
-            words = pa.array([json.dumps(word) for word in column.dictionary.to_pylist()], type=pa.string())
-            text = pa.DictionaryArray.from_arrays(column.indices, words).cast(pa.string())
-        else:
-            text = column.cast(pa.string())
-        pieces.append(pc.fill_null(text, "null"))
+        pieces.append(pc.fill_null(column.cast(pa.string()), "null"))
     joined_ = pc.binary_join_element_wise(*pieces, "}", "")
     return ("\n".join(joined_.to_pylist()) + "\n").encode()
 

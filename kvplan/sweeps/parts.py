@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from kvplan.sweeps.evaluate import Skips
 __all__ = ["Done", "Parts"]
 
 MANIFEST_LIMIT = 2**20  # bytes; what was asked, in some hundred
+# What ``remove`` may: chunks, and what was being written.
+OURS = re.compile(r"[0-9]{8}\.[a-z]+(\.new)?|(sweep\.json|whole\.[a-z]+)\.new")
 LOG_LIMIT = 2**26  # bytes; some 200 for each chunk, of up to a million points
 
 
@@ -49,6 +52,8 @@ class Parts:
             raise InvalidInput("output", str(output), "a file in a folder that exists")
         if os.path.isdir(output):
             raise InvalidInput("output", str(output), "a file, and this is a folder")
+        if os.path.islink(self.folder):
+            raise InvalidInput("output", str(output), f"another file: {self.folder} is a link")
         try:
             self.folder.mkdir(exist_ok=True)
         except (OSError, ValueError) as e:
@@ -71,7 +76,7 @@ class Parts:
 
     def _taken(self) -> IO[bytes]:
         """A lock that goes with the process, however it ends."""
-        lock = open_to_write(self.folder / "lock", "output")
+        lock = open_to_write(self.folder / "lock", "output", "ab")  # whatever it holds is not touched
         with contextlib.suppress(ImportError):  # Windows has none of its kind
             import fcntl
 
@@ -121,11 +126,11 @@ class Parts:
         for line in whole[:end].splitlines():
             try:
                 entry = json.loads(line)
-                done = Done(entry["rows"], entry["sha256"], _skips(entry["cells"], entry["points"]))
-                number = int(entry["chunk"])
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, RecursionError):
                 continue
-            found[number] = done
+            if _is_entry(entry):
+                skips = Skips(Counter(entry["cells"]), Counter(entry["points"]))
+                found[entry["chunk"]] = Done(entry["rows"], entry["sha256"], skips)
         return {number: done for number, done in sorted(found.items()) if self._holds(number, done)}
 
     def _holds(self, chunk: int, done: Done) -> bool:
@@ -159,8 +164,9 @@ class Parts:
 
     def remove(self) -> None:
         """The folder and what this sweep put there; the manifest last, so that a kill in between is understood."""
-        for path in sorted([*self.folder.glob("[0-9]*.*"), *self.folder.glob("*.new")]):
-            path.unlink()
+        for name in sorted(os.listdir(self.folder)):
+            if OURS.fullmatch(name):
+                (self.folder / name).unlink()
         for path in (self._log, self._manifest, self.folder / "lock"):
             path.unlink(missing_ok=True)
         self.close()
@@ -172,8 +178,18 @@ class Parts:
         self._lock.close()
 
 
-def _skips(cells: dict[str, int], points: dict[str, int]) -> Skips:
-    return Skips(Counter(cells), Counter(points))
+def _is_entry(entry: object) -> bool:
+    """Whether a line of the log is one that ``keep`` writes."""
+    if not isinstance(entry, dict) or not all(_is_count(entry.get(name)) for name in ("chunk", "rows")):
+        return False
+    counts = (entry.get("cells"), entry.get("points"))
+    return isinstance(entry.get("sha256"), str) and all(
+        isinstance(count, dict) and all(map(_is_count, count.values())) for count in counts
+    )
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _written(path: Path, data: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from kvplan.catalog import model_preset, read_json
 from kvplan.errors import InvalidInput, MissingExtra, UnknownName
 from kvplan.importers.files import parse_object
-from kvplan.text import one_line, printable
+from kvplan.text import printable
 from kvplan.units import parse_count
 from kvplan.validate.cases import single
 from kvplan.validate.checks import check, spec_of
@@ -170,7 +170,7 @@ def show(path: str, columns: int, *, as_json: bool = False) -> str:
         return record.to_json()
     result = Result(record, summary(record.rows))
     names = ("suite", "device", "device_name", "driver", "cuda", "torch", "python", "kvplan", "git", "sources", "date")
-    said_of = ", ".join(f"{name} {one_line(str(record.about[name]))[:80]}" for name in names if record.about.get(name))
+    said_of = ", ".join(f"{name} {printable(str(record.about[name]))[:80]}" for name in names if record.about.get(name))
     where = textwrap.fill(said_of, columns, subsequent_indent="  ")
     glance = (
         result.text(columns) if record.about.get("suite") == "gpu" else lckv_table(record.rows) + result.head + "\n"

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 from kvplan.errors import InvalidInput
 from kvplan.importers.files import parse_object, read_bytes, write_whole
-from kvplan.text import one_line
+from kvplan.text import printable
 from kvplan.version import __version__
 
 __all__ = ["BAD", "NEAR", "NOTHING", "NOT_RUN", "Record", "Row", "environment", "junit", "replay", "written"]
@@ -55,7 +55,7 @@ class Row(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """As the record holds it."""
         kept = {name: value for name, value in self._asdict().items() if name != "stage" or value}
-        return kept | {"note": one_line(self.note), "ratio": self.ratio}
+        return kept | {"note": printable(self.note), "ratio": self.ratio}
 
 
 def environment(device: str, suite: str) -> dict[str, Any]:

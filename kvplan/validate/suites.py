@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kvplan.errors import KvplanError, Unsupported
-from kvplan.text import one_line
+from kvplan.text import printable
 from kvplan.validate.allocator import Cuda
 from kvplan.validate.boundary import Boundary, boundary
 from kvplan.validate.cases import WIDE, Case, ci_cases
@@ -205,7 +205,7 @@ def lckv_table(rows: list[Row]) -> str:
             continue
         speed = float(rate.measured or 0) if rate else 0.0
         base = base or speed
-        scheme = one_line(str(batch.plan.get("scheme") or "mha"))
+        scheme = printable(str(batch.plan.get("scheme") or "mha"))
         bound = f"{rate.predicted:,.0f}" if rate and rate.predicted else ""
         relative = f"{speed / base:.2f}" if base else ""
         lines.append(

@@ -264,7 +264,14 @@ def read_all(path: Path) -> Gguf:
     left = _Left()
     first = _read_file(sisters[0] if sisters and sisters[0] in present else path, left)
     tensors = list(first.tensors)
+    names = {tensor.name for tensor in tensors}
     for sister in present:
         if sister != sisters[0]:
-            tensors += _read_file(sister, left).tensors
+            for tensor in _read_file(sister, left).tensors:
+                if tensor.name in names:
+                    raise InvalidInput(
+                        tensor.name[:100], "twice", "each tensor in one file of a split model", str(sister)
+                    )
+                names.add(tensor.name)
+                tensors.append(tensor)
     return Gguf(first.version, first.metadata, tuple(tensors), count - len(present))

@@ -11,10 +11,12 @@ from kvplan.importers.quantization.modules import (
     INDEXER,
     NAME_LIMIT,
     PATTERN_LENGTH,
+    PIECES_LIMIT,
     ROUTERS,
     by_storage,
     expression,
     mapping,
+    merged,
     names_of,
     rules_for,
     says_towers,
@@ -89,7 +91,12 @@ def _gptq(c: Config, config: Config) -> Quantization:
     bits, group = bits_of(c, "bits", None, GPTQ_BITS), group_of(c, "group_size", 128)
     marlin = "marlin" in (c.get("checkpoint_format"), c.get("format")) or c.bool("is_marlin_format")
     rules: list[QuantRule] = []
-    for text, change in mapping(c, "dynamic", PATTERN_LENGTH):
+    dynamic = mapping(c, "dynamic", PATTERN_LENGTH)
+    if len(dynamic) > PIECES_LIMIT:
+        return Quantization(
+            "gptq", why=f"{c.path}dynamic has {len(dynamic)} expressions, of which {PIECES_LIMIT} are read"
+        )
+    for text, change in dynamic:
         path = f"dynamic.{text[:40]}"
         pattern = text.removeprefix("+:").removeprefix("-:")
         if text.startswith("-:"):
@@ -98,6 +105,7 @@ def _gptq(c: Config, config: Config) -> Quantization:
         own = Config(change, c.where, f"{c.path}{path}.")
         storage = _gptq_storage(bits_of(own, "bits", bits, GPTQ_BITS), group_of(own, "group_size", group or -1), marlin)
         rules.append(expression(c, "dynamic", pattern, storage))
+    rules = merged(rules)
     rules += rules_for(c, "modules_to_not_convert", names_of(c, "modules_to_not_convert"), PLAIN)
     storage = _gptq_storage(bits, group, marlin)
     blocks = c.get("modules_in_block_to_quantize")

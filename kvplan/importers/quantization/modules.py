@@ -6,7 +6,7 @@ a stranger's programs: RE2 runs them in time linear in the name, and a file may 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kvplan.importers.config import Config
@@ -20,10 +20,12 @@ __all__ = [
     "INDEXER",
     "NAME_LIMIT",
     "PATTERN_LENGTH",
+    "PIECES_LIMIT",
     "ROUTERS",
     "by_storage",
     "expression",
     "mapping",
+    "merged",
     "names_of",
     "readable",
     "rules_for",
@@ -32,10 +34,11 @@ __all__ = [
 
 NAME_LIMIT = 300  # characters of a module name; published ones have up to some 100
 ENTRY_LIMIT = 200_000  # entries of a list of modules: MiniMax M3 in NVFP4 names 22,000, every expert of every layer
-# Instructions of all expressions of a file, and expressions times layers, since each is searched in each module. Published
-# files state up to five, of some 50 instructions each.
-PROGRAM_LIMIT = 3000
+# Instructions of all expressions of a file, and their number, times layers: each module is searched. Published files state up
+# to five of some 50 instructions; a rule for each of 126 layers takes some 5,000 together.
+PROGRAM_LIMIT = 2_000_000
 SEARCH_LIMIT = 8192
+PIECES_LIMIT = 1000  # expressions of one list, which are searched as one
 LENGTH_LIMIT = (
     64  # lengths that the beginnings of names (``layers.10.mlp*``) have; published files have up to some dozen
 )
@@ -69,13 +72,17 @@ def names_of(c: Config, *keys: str) -> list[str]:
 
 
 def rules_for(c: Config, key: str, names: Iterable[str], storage: Storage) -> list[QuantRule]:
-    """Rules that match these module names: literal names, globs (``*``), or expressions written ``re:…``."""
+    """Rules that match these module names: literal names, globs (``*``), or expressions written ``re:…``.
+
+    All give the same storage, so that their order says nothing: names are looked up, expressions searched as one.
+    """
     whole: set[str] = set()
     starts: set[str] = set()
-    rules: list[QuantRule] = []
+    stated: list[str] = []
+    globs: dict[tuple[str, ...], list[set[str]]] = {}
     for name in names:
         if name.startswith("re:"):
-            rules.append(expression(c, key, name[3:], storage))
+            stated.append(name[3:])
             continue
         name = _local(name)
         if not name or name.endswith(("norm", "bias")):
@@ -86,9 +93,28 @@ def rules_for(c: Config, key: str, names: Iterable[str], storage: Storage) -> li
         elif star and not rest and "?" not in name:
             starts.add(plain)
         else:
-            rules.append(QuantRule(storage, pattern=_glob(name), stated=f"{c.path}{key}: {shorten(name)}"))
-    named = QuantRule(storage, frozenset(whole), frozenset(starts))
-    return [named, *rules] if whole or starts else rules
+            _group(globs, name)
+    rules = [QuantRule(storage, frozenset(whole), frozenset(starts))] if whole or starts else []
+    if globs:
+        pattern = "|".join(f"(?:{_glob(template, numbers)})" for template, numbers in globs.items())
+        rules.append(QuantRule(storage, pattern=pattern, stated=f"{c.path}{key}"))
+    if len(stated) > PIECES_LIMIT:
+        why = f"{len(stated)} expressions; up to {PIECES_LIMIT} of a list are read"
+        return [*rules, QuantRule(storage, stated=f"{c.path}{key}: {shorten('re:' + stated[0])}", refused=why)]
+    return [*rules, *merged(expression(c, key, text, storage) for text in stated)]
+
+
+def merged(rules: Iterable[QuantRule]) -> list[QuantRule]:
+    """Expressions with those of the same storage that stand next to each other made one, which is searched at once."""
+    found: list[QuantRule] = []
+    for rule in rules:
+        last = found[-1] if found else None
+        plain = rule.pattern and not rule.unless and not rule.refused
+        if last and plain and last.pattern and not last.unless and not last.refused and last.storage == rule.storage:
+            found[-1] = last._replace(pattern=f"{last.pattern}|(?:{rule.pattern})")
+        else:
+            found.append(rule._replace(pattern=f"(?:{rule.pattern})") if plain else rule)
+    return found
 
 
 def by_storage(c: Config, key: str, pairs: Iterable[tuple[str, Storage]]) -> list[QuantRule]:
@@ -118,38 +144,68 @@ def _local(name: str) -> str:
     return "lm_head" if steps == ["head"] else ".".join(steps)
 
 
-def _glob(name: str) -> str:
-    """A glob as an expression: a star may cross dots, as fnmatch's does, and the ends are those of steps."""
-    text = "".join(".*" if char == "*" else "." if char == "?" else _quoted(char) for char in name)
-    return rf"(?:^|\.){text}(?:\.|$)"
+def _group(globs: dict[tuple[str, ...], list[set[str]]], name: str) -> None:
+    """Adds a glob to those that differ from it in the numbers of layers and experts alone."""
+    steps = name.split(".")
+    numbers = [step for step in steps if step.isascii() and step.isdigit()]
+    template = tuple("#" if step.isascii() and step.isdigit() else step for step in steps)
+    for known, number in zip(globs.setdefault(template, [set() for _ in numbers]), numbers, strict=True):
+        known.add(number)
+
+
+def _glob(template: tuple[str, ...], numbers: list[set[str]]) -> str:
+    """Globs as one expression: a star may cross dots, as fnmatch's does, and the ends are those of steps."""
+    left = iter(numbers)
+    steps = [f"(?:{'|'.join(sorted(next(left)))})" if step == "#" else "".join(map(_quoted, step)) for step in template]
+    return r"(?:^|\.)" + r"\.".join(steps) + r"(?:\.|$)"
 
 
 def _quoted(char: str) -> str:
+    if char in "*?":
+        return ".*" if char == "*" else "."
     return char if char.isalnum() or char == "_" else f"\\{char}" if char.isascii() and char.isprintable() else "."
 
 
 def expression(c: Config, key: str, text: str, storage: Storage) -> QuantRule:
     """The rule of an expression. ``^(?!X)Y``, which files use and RE2 has not, is read as Y where X is not."""
     stated = f"{c.path}{key}: {shorten('re:' + text)}"
-    if len(text) > LONGEST:  # refused when it is met, whatever it says
-        return QuantRule(storage, pattern=text, stated=stated)
-    barred = []
-    rest = text.removeprefix("^")
+    pattern, unless = text or "(?:)", ""
+    try:
+        if len(text) > LONGEST:
+            raise Refused(f"{len(text)} characters; up to {LONGEST} are read")
+        barred, rest = _lookaheads(text)
+        if barred:
+            if _alternatives(rest):
+                raise Refused("alternatives behind a lookahead, which bars the first alone")
+            # engines match from the start of a name, so that what stands behind the lookahead does too
+            pattern, unless = f"^(?:{rest})", f"^(?:{'|'.join(f'(?:{part})' for part in barred)})"
+        size_of(pattern)
+        if unless:
+            size_of(unless)
+    except Refused as e:
+        return QuantRule(storage, stated=stated, refused=str(e))
+    return QuantRule(storage, pattern=pattern, unless=unless, stated=stated)
+
+
+def _lookaheads(text: str) -> tuple[list[str], str]:
+    """The insides of the negative lookaheads that an expression begins with, and what stands behind them."""
+    barred, rest = [], text.removeprefix("^")
     while rest.startswith("(?!"):
-        end = _closing(rest)
+        end = next((i for i, depth, _ in _levels(rest) if not depth), -1)
         if end < 0:
             break
         barred.append(rest[3:end])
         rest = rest[end + 1 :]
-    if not barred:
-        return QuantRule(storage, pattern=text or "(?:)", stated=stated)
-    # engines match from the start of a name, so that what stands behind the lookahead does too
-    unless = "|".join(f"(?:{part})" for part in barred)
-    return QuantRule(storage, pattern=f"^(?:{rest})", unless=f"^(?:{unless})", stated=stated)
+    return barred, rest
 
 
-def _closing(text: str) -> int:
-    """Where the group that a text begins with ends, or -1: parentheses in classes and behind a backslash do not count."""
+def _alternatives(text: str) -> bool:
+    """Whether a bar stands outside of all groups."""
+    return any(char == "|" and not depth for _, depth, char in _levels(text))
+
+
+def _levels(text: str) -> Iterator[tuple[int, int, str]]:
+    """Parentheses and bars of an expression, with how deep in groups it is behind them; not those in classes or escaped."""
     depth, i, in_class = 0, 0, False
     while i < len(text):
         char = text[i]
@@ -161,29 +217,32 @@ def _closing(text: str) -> int:
             in_class = True
             i += text[i + 1 : i + 2] == "^"
             i += text[i + 1 : i + 2] == "]"  # the first character of a class is no end of it
-        elif char in "()":
-            depth += 1 if char == "(" else -1
-            if not depth:
-                return i
+        elif char in "()|":
+            depth += {"(": 1, ")": -1, "|": 0}[char]
+            yield i, depth, char
         i += 1
-    return -1
 
 
 def readable(quantization: Quantization, layers: int) -> Quantization:
-    """The same, or one whose weights are not known, for a reason that names the rule, where RE2 cannot match it."""
-    left, most = PROGRAM_LIMIT, max(SEARCH_LIMIT // max(layers, 1), 1)
+    """The same, or one whose weights are not known, for a reason that names the rule, where it cannot be matched."""
+    layers = max(layers, 1)
     lengths = {len(start) for rule in quantization.rules for start in rule.starts}
     if len(lengths) > LENGTH_LIMIT:
         why = f"globs of {len(lengths)} lengths (up to {LENGTH_LIMIT} are looked up): which weights are quantised is not known"
         return Quantization(quantization.method, Storage(""), why=why)
-    stated = [rule for rule in quantization.rules if rule.pattern]
+    stated = [rule for rule in quantization.rules if rule.pattern or rule.refused]
+    size = 0
     for rule in stated:
         try:
-            if len(stated) > most:
-                raise Refused(f"{len(stated)} expressions; up to {most} are searched in {layers} layers")
-            left -= sum(size_of(text) for text in (rule.pattern, rule.unless) if text)
-            if left < 0:
-                raise Refused(f"expressions of more than {PROGRAM_LIMIT} instructions together")
+            if rule.refused:
+                raise Refused(rule.refused)
+            if len(stated) * layers > SEARCH_LIMIT:
+                raise Refused(
+                    f"{len(stated)} expressions; up to {SEARCH_LIMIT // layers} are searched in {layers} layers"
+                )
+            size += sum(size_of(text) for text in (rule.pattern, rule.unless) if text)
+            if size * layers > PROGRAM_LIMIT:
+                raise Refused(f"expressions of {size} instructions in {layers} layers; up to {PROGRAM_LIMIT // layers}")
         except Refused as e:
             why = f"{rule.stated} cannot be matched ({e}), so which weights are quantised is not known"
             return Quantization(quantization.method, Storage(""), why=why)
