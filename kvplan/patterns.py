@@ -13,14 +13,14 @@ from kvplan.text import printable
 __all__ = ["LONGEST", "Refused", "found", "size_of"]
 
 LONGEST = 8192  # characters of one expression that somebody states
-MEMORY = 4 * 2**20  # bytes of one compiled expression, perhaps of many made one, and of its states
+MEMORY = 2 * 2**20  # bytes of one compiled expression, perhaps of many made one, and of its states
 
 
 class Refused(ValueError):  # what RE2 does with what it cannot promise to match
     """An expression that RE2 does not take, in its words."""
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _compiled(pattern: str) -> Any:
     try:
         import re2

@@ -34,19 +34,26 @@ KEY_PARTS = 200  # of a dotted key, for which the parser takes time as their squ
 def open_file(path: str | os.PathLike[str], field: str) -> tuple[BufferedReader, int]:
     """An open regular file and its size in bytes. Raises InvalidInput for anything that cannot be read as one."""
     try:
-        _regular(os.stat(path), path, field)
-        # what lies there may have become a pipe since: without O_NONBLOCK, opening one waits for a writer
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            size = _regular(os.fstat(descriptor), path, field)
-            return os.fdopen(descriptor, "rb"), size
-        except BaseException:
-            os.close(descriptor)
-            raise
+        _regular(os.stat(path), path, field)  # not opened where it is a device: to open one may do something
+        # what lies there may have become a pipe since, which without O_NONBLOCK is waited for
+        return _opened(path, field, os.O_RDONLY, "rb")
     except (OSError, ValueError) as e:
         if isinstance(e, InvalidInput):
             raise
         raise unreadable(e, path, field) from None
+
+
+def _opened(path: str | os.PathLike[str], field: str, flags: int, mode: str) -> tuple[Any, int]:
+    """A descriptor's file and its size, once it is known to be regular."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        size = _regular(os.fstat(descriptor), path, field)
+        if mode == "wb":
+            os.ftruncate(descriptor, 0)
+        return os.fdopen(descriptor, mode), size
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _regular(about: os.stat_result, path: str | os.PathLike[str], field: str) -> int:
@@ -161,17 +168,9 @@ def open_to_write(path: str | os.PathLike[str], field: str, mode: str = "wb", *,
     Raises InvalidInput for what is there and is none (a pipe would be waited for), and where nothing may be written.
     """
     flags = {"wb": os.O_WRONLY | os.O_CREAT, "ab": os.O_WRONLY | os.O_CREAT | os.O_APPEND, "r+b": os.O_RDWR}[mode]
-    flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
     try:
-        descriptor = os.open(path, flags, 0o666)
-        try:
-            _regular(os.fstat(descriptor), path, field)
-            if mode == "wb":
-                os.ftruncate(descriptor, 0)
-            return os.fdopen(descriptor, mode)  # type: ignore[return-value]  # mode is binary
-        except BaseException:
-            os.close(descriptor)
-            raise
+        file, _ = _opened(path, field, flags | (0 if follow else getattr(os, "O_NOFOLLOW", 0)), mode)
+        return file  # type: ignore[no-any-return]  # of the mode
     except (OSError, ValueError) as e:
         if isinstance(e, InvalidInput):
             raise

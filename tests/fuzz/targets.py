@@ -422,7 +422,10 @@ def cli(data: bytes) -> None:
         return
     if words[:1] == ["kvplan"]:
         words = words[1:]
-    if words == ["reproduce"] or words[:2] == ["reproduce", "--quality"]:  # every paper is asked: work that an input does not grow
+    if words == ["reproduce"] or words[:2] == [
+        "reproduce",
+        "--quality",
+    ]:  # every paper is asked: work that an input does not grow
         return
     if any(word in LEFT_OUT for word in words[:2]):
         return

@@ -6,6 +6,7 @@ a stranger's programs: RE2 runs them in time linear in the name, and a file may 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -34,9 +35,9 @@ __all__ = [
 
 NAME_LIMIT = 300  # characters of a module name; published ones have up to some 100
 ENTRY_LIMIT = 200_000  # entries of a list of modules: MiniMax M3 in NVFP4 names 22,000, every expert of every layer
-# Instructions of all expressions of a file, and their number, times layers: each module is searched. Published files state up
-# to five of some 50 instructions; a rule for each of 126 layers takes some 5,000 together.
-PROGRAM_LIMIT = 2_000_000
+# Instructions of all expressions of a file, and their number, times layers: each module is searched, which takes up to a
+# nanosecond for each instruction and character. Published files state up to five of some 50 instructions.
+PROGRAM_LIMIT = 250_000
 SEARCH_LIMIT = 8192
 PIECES_LIMIT = 1000  # expressions of one list, which are searched as one
 LENGTH_LIMIT = (
@@ -101,7 +102,23 @@ def rules_for(c: Config, key: str, names: Iterable[str], storage: Storage) -> li
     if len(stated) > PIECES_LIMIT:
         why = f"{len(stated)} expressions; up to {PIECES_LIMIT} of a list are read"
         return [*rules, QuantRule(storage, stated=f"{c.path}{key}: {shorten('re:' + stated[0])}", refused=why)]
-    return [*rules, *merged(expression(c, key, text, storage) for text in stated)]
+    return [*rules, *merged(expression(c, key, text, storage) for text in _numbered(stated))]
+
+
+NUMBER = r"(?<=\.)\d{1,5}(?=\\?\.)"  # of a layer: a step of a path, its dots escaped or not
+
+
+def _numbered(texts: list[str]) -> list[str]:
+    """Expressions with those that differ in one number of a path made one: quantisers write a line for each layer."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        numbers = re.findall(NUMBER, text) if not set(text) & set("#[{") and "(?" not in text else []
+        template = re.sub(NUMBER, "#", text) if len(numbers) == 1 else text
+        found.setdefault(template, []).extend(numbers[:1] if len(numbers) == 1 else [])
+    return [
+        text.replace("#", f"(?:{'|'.join(dict.fromkeys(numbers))})") if numbers else text
+        for text, numbers in found.items()
+    ]
 
 
 def merged(rules: Iterable[QuantRule]) -> list[QuantRule]:
