@@ -635,7 +635,7 @@ def _write(file: Path, path: Path, budgets: dict[str, Figures]) -> str:
             before = _baseline(path)
         except InvalidInput as e:
             raise InvalidInput(
-                "baseline", path.name, f"{e.rule}; --update overwrites no other file", str(path)
+                "baseline", path.name, f"{e.rule}; --update overwrites no other file, remove it first", str(path)
             ) from None
     else:
         before = {}

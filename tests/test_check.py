@@ -474,3 +474,15 @@ def test_six_lines_to_paste() -> None:
     assert steps[1]["uses"].partition("@")[0].endswith("/kvplan")
     assert set(steps[1].get("with", {})) <= set(yaml.safe_load((ROOT / "action.yml").read_text())["inputs"])
     assert True in workflow or "on" in workflow  # YAML 1.1 reads `on` as true
+
+
+@pytest.mark.parametrize(
+    "figure", ["1" + "0" * 400, "1" + "0" * 5000, "-1" + "0" * 31, "true", "1.5", "1e400", "NaN", '"1"', "[1]"]
+)
+def test_a_baseline_with_what_is_no_figure_is_one_line(tmp_path: Path, figure: str) -> None:
+    """Integers that no float holds were a traceback when they were shown."""
+    path = written(tmp_path, f'name = "a"\n{LLAMA}within = "1%"')
+    (tmp_path / "kvplan-baseline.json").write_text(f'{{"schema": 1, "budgets": {{"a": {{"parameters": {figure}}}}}}}')
+    code, stdout, stderr = run("check", str(path))
+    assert (2, "", 1) == (code, stdout, len(stderr.splitlines()))
+    assert "kvplan-baseline.json: baseline" in stderr

@@ -103,3 +103,16 @@ def test_single_equals_says_what_to_write() -> None:
     """The commonest mistake."""
     with pytest.raises(InvalidInput, match="== for equal"):
         sweep("llama-3.1-8b", where="batch = 3")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["kv_bytes > " + "9" * 400, "kv_bytes > " + "9" * 1900, "-" * 1900 + "kv_bytes > 0", "not " * 400 + "fits",
+     "+".join("1" * 900) + " > 0",
+     "(" * 900 + "1" + ")" * 900 + " > 0", "kv_bytes > 1e999e", "kv_bytes > 0x" + "f" * 500],
+    ids=lambda text: text[:16],
+)  # fmt: skip
+def test_giants_and_nests_are_one_line(text: str) -> None:
+    """Numbers that no float holds, and trees that are deeper than they can be walked."""
+    with pytest.raises(InvalidInput, match="where"):
+        sweep("gpt2", context="1k", where=text)
