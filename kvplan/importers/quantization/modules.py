@@ -40,9 +40,7 @@ ENTRY_LIMIT = 200_000  # entries of a list of modules: MiniMax M3 in NVFP4 names
 PROGRAM_LIMIT = 250_000
 SEARCH_LIMIT = 8192
 PIECES_LIMIT = 1000  # expressions of one list, which are searched as one
-LENGTH_LIMIT = (
-    64  # lengths that the beginnings of names (``layers.10.mlp*``) have; published files have up to some dozen
-)
+LENGTH_LIMIT = 64  # lengths of the beginnings of names (``layers.10.mlp*``); published files have up to some dozen
 PATTERN_LENGTH = 2**16  # characters of a name that is one, before RE2 is asked
 
 # Modules that stay in dtype unless the file names them: every walker leaves the output embedding alone, routers are
