@@ -184,6 +184,35 @@ def test_too_many_expressions_are_refused_together() -> None:
     assert "instructions" in next(o.why for o in report.omitted if o.path == "weights")
 
 
+ODD = st.text(st.sampled_from(list("ab.*?#[]()|^$\\\\{}+-_:1029 \x01\u00e9\u0661")), max_size=14)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.one_of(ODD, ODD.map("re:{}".format), ODD.map("re:^(?!{}".format)), max_size=5),
+    st.sampled_from(sorted(METHODS)),
+)
+@example(["a.#.*b"], "awq")
+@example(["re:layers.1.#", "re:layers.2.#"], "awq")
+def test_any_name_is_a_rule_or_an_omission(names: list[str], method: str) -> None:
+    """Characters that mean something to some engine, in every method's lists; answered in one way or another."""
+    lists = dict.fromkeys(
+        ("ignore", "ignored_layers", "modules_to_not_convert", "llm_int8_skip_modules", "skip_modules"), names
+    )
+    rest = {
+        **MLX,
+        "weights": "int8",
+        "load_in_8bit": True,
+        "quant_algo": "NVFP4",
+        "nbits": 4,
+        "quant_type": "int8_weight_only",
+    }
+    rest |= compressed(FP8, "float-quantized") | {"dynamic": {f"-:{name}": {} for name in names}}
+    raw = {**LLAMA_8B, "num_hidden_layers": 2, "quantization_config": {**rest, **lists, "quant_method": method}}
+    report, message = attempt(kvplan.plan, raw)
+    assert (report.to_text() if report else message).replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_expressions_that_backtrack_for_ever_end_in_every_method(method: str) -> None:
     """``.?`` 22 times took minutes and (a+)+ took for ever; a test that hangs is how this one fails."""

@@ -78,7 +78,7 @@ def rules_for(c: Config, key: str, names: Iterable[str], storage: Storage) -> li
     whole: set[str] = set()
     starts: set[str] = set()
     stated: list[str] = []
-    globs: dict[tuple[str, ...], list[set[str]]] = {}
+    globs: dict[Template, list[set[str]]] = {}
     for name in names:
         if name.startswith("re:"):
             stated.append(name[3:])
@@ -159,19 +159,24 @@ def _local(name: str) -> str:
     return "lm_head" if steps == ["head"] else ".".join(steps)
 
 
-def _group(globs: dict[tuple[str, ...], list[set[str]]], name: str) -> None:
+Template = tuple[str | None, ...]  # steps of a path; None is a number
+
+
+def _group(globs: dict[Template, list[set[str]]], name: str) -> None:
     """Adds a glob to those that differ from it in the numbers of layers and experts alone."""
     steps = name.split(".")
     numbers = [step for step in steps if step.isascii() and step.isdigit()]
-    template = tuple("#" if step.isascii() and step.isdigit() else step for step in steps)
+    template = tuple(None if step.isascii() and step.isdigit() else step for step in steps)
     for known, number in zip(globs.setdefault(template, [set() for _ in numbers]), numbers, strict=True):
         known.add(number)
 
 
-def _glob(template: tuple[str, ...], numbers: list[set[str]]) -> str:
+def _glob(template: Template, numbers: list[set[str]]) -> str:
     """Globs as one expression: a star may cross dots, as fnmatch's does, and the ends are those of steps."""
     left = iter(numbers)
-    steps = [f"(?:{'|'.join(sorted(next(left)))})" if step == "#" else "".join(map(_quoted, step)) for step in template]
+    steps = [
+        f"(?:{'|'.join(sorted(next(left)))})" if step is None else "".join(map(_quoted, step)) for step in template
+    ]
     return r"(?:^|\.)" + r"\.".join(steps) + r"(?:\.|$)"
 
 
