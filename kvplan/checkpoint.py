@@ -1,7 +1,6 @@
 """Bytes of the weights as a checkpoint stores them: by category for the ledger, by pipeline stage and rank for a GPU."""
 
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import NamedTuple
 
 from kvplan.formats import find_format
@@ -71,6 +70,9 @@ def _all_uses(spec: ModelSpec) -> Iterator[Placed]:
             yield Placed(i, name, f"{spec.prefix}.{i}.{w.module}", w)
 
 
+UNSAID = "the storage of an unknown quantisation has no size"
+
+
 def sized_weights(spec: ModelSpec, dtype: str, quantization: Quantization | None) -> list[tuple[Placed, int]]:
     """Every tensor with its bytes; remembered on the spec, which never changes.
 
@@ -82,8 +84,9 @@ def sized_weights(spec: ModelSpec, dtype: str, quantization: Quantization | None
         sizes: dict[int, int] = {}  # without rules a tensor's size does not hang on its path, and layers share tensors
         placed = list(placed_weights(spec))
         if quantization is not None and not quantization.known:
-            share = _files_over_shapes(spec, dtype)
-            memo[key] = [(item, int(size * share)) for item, size in sized_weights(spec, dtype, None)]
+            assert spec.weight_bytes is not None, UNSAID
+            whole = _shapes(spec, dtype)
+            memo[key] = [(i, size * spec.weight_bytes // whole) for i, size in sized_weights(spec, dtype, None)]
         elif quantization is None or not quantization.rules:
             for item in placed:
                 if id(item.weight) not in sizes:
@@ -99,16 +102,15 @@ def sized_weights(spec: ModelSpec, dtype: str, quantization: Quantization | None
 def tower_bytes(tower: Tower, spec: ModelSpec, dtype: str, quantization: Quantization | None) -> int:
     """Bytes of a tower, by its share of the files where nobody knows how they are stored."""
     if quantization is not None and not quantization.known:
-        return int(ceildiv(tower_bits(tower, dtype, None), 8) * _files_over_shapes(spec, dtype))
+        assert spec.weight_bytes is not None, UNSAID
+        return int(ceildiv(tower_bits(tower, dtype, None), 8) * spec.weight_bytes // _shapes(spec, dtype))
     return int(ceildiv(tower_bits(tower, dtype, quantization), 8))
 
 
-def _files_over_shapes(spec: ModelSpec, dtype: str) -> Fraction:
-    """What the files hold over what shapes would in ``dtype``."""
-    assert spec.weight_bytes is not None, "the storage of an unknown quantisation has no size"
+def _shapes(spec: ModelSpec, dtype: str) -> int:
+    """What all weights would take in ``dtype``."""
     whole = sum(size for _, size in sized_weights(spec, dtype, None))
-    whole += sum(tower_bytes(tower, spec, dtype, None) for tower in spec.towers)
-    return Fraction(spec.weight_bytes, max(whole, 1))
+    return max(whole + sum(tower_bytes(tower, spec, dtype, None) for tower in spec.towers), 1)
 
 
 def weight_bytes(spec: ModelSpec, dtype: str, quantization: Quantization | None) -> WeightBytes:
