@@ -379,6 +379,7 @@ class Search(NamedTuple):
     always: dict[str, Any]  # keywords that every plan of this question has
     sizes: dict[tuple[Way, int, int], tuple[int | None, int]]  # weights and one sequence on the fullest GPU: bytes
     paces: dict[tuple[str, Way, int, int], Pace]
+    held: dict[tuple[str, Way, int, int], int | None]  # the most sequences that one replica holds; None: any number
 
 
 class Attempt(NamedTuple):
@@ -427,7 +428,7 @@ def fitted(
     if not legal:
         assert illegal is not None
         raise illegal
-    search = Search(question, demand, legal, max_gpus, always or {}, {}, {})
+    search = Search(question, demand, legal, max_gpus, always or {}, {}, {}, {})
     rows: list[Row] = []
     failures: list[Failure] = []
     refusals: list[KvplanError] = []
@@ -584,20 +585,29 @@ def _replicas(search: Search, gpu: Gpu, way: Way, tp: int, pp: int, most: int) -
 
     one_sequence = search.question.settings(context=demand.context, gpu=gpu.name, tp=tp, pp=pp, **way.flags)
 
-    def holds(dp: int) -> bool:
-        sequences = _sequences(search, gpu, way, tp, pp, dp)
-        if sequences is None:
-            return False
+    def fits(sequences: int) -> bool:
         found = answer(search.question.spec, one_sequence._replace(batch=sequences), limits=False)
         return found.capacity is not None and found.capacity.fits
 
+    def holds(dp: int) -> bool:
+        sequences = _sequences(search, gpu, way, tp, pp, dp)
+        return sequences is not None and fits(sequences)
+
+    place = (gpu.name, *key)
     if demand.batch:
         most = min(most, demand.batch)
-    if most < 1 or not holds(most):
+    if most < 1 or (place not in search.held and not holds(most)):
         return None
     # where to look first: what one sequence takes, and the room beside the weights
     room = int(gpu.memory_bytes * engine.utilization) - weights
     held = max(room // sequence, 1) if sequence else UNBOUNDED
+    if demand.batch > UNBOUNDED:
+        # what one replica holds says how many are needed: looked for once, however many sequences are asked for
+        if place not in search.held:
+            search.held[place] = largest(fits, held)
+        each = search.held[place]
+        needed = 1 if each is None else -(-demand.batch // each) if each else most + 1
+        return needed if needed <= most else None
     guess = min(-(-demand.batch // held), most) if demand.batch else 1
     short = largest(lambda dp: dp < most and not holds(dp), guess)
     return None if short is None else short + 1
