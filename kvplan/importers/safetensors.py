@@ -11,6 +11,7 @@ from kvplan.importers.files import open_file, parse_object, read_bytes, unreadab
 
 __all__ = ["FolderWeights", "folder_weight_bytes", "header_bytes", "index_bytes", "read_header"]
 
+# What published checkpoints have is reckoned from their shapes and names, not measured on their files.
 # Bytes of one header: shards of published checkpoints name up to some 5,000 tensors in 170 bytes each (0.9 MB), files of
 # a small mixture that is one file 19,000 (3 MB). The format itself allows 100 MB.
 HEADER_LIMIT = 16 * 2**20

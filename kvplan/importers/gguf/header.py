@@ -14,8 +14,9 @@ from kvplan.importers.files import open_file
 
 __all__ = ["Gguf", "Skipped", "Tensor", "read_all", "read_gguf"]
 
-# All bounds are of one file, or of all files of a split one together.
-READ_LIMIT = 48 * 2**20  # bytes of header; the largest published ones (262,144 tokens, 514,906 merges) have 15 MB
+# All bounds are of one file, or of all files of a split one together. What published files have is reckoned from their
+# vocabularies (Gemma 3: 262,144 tokens, 514,906 merges) and layers, not measured on a collection of files.
+READ_LIMIT = 48 * 2**20  # bytes of header; the largest published ones have some 15 MB
 ITEM_LIMIT = 1_600_000  # strings walked over in arrays; those have 777,000
 KEEP_LIMIT = 8192  # longer arrays (vocabularies, merges) are skipped and only their length is kept
 KEPT_LIMIT = 65_536  # items of all arrays that are kept: a number per layer for a dozen keys is some 1,500
