@@ -15,7 +15,7 @@ from kvplan.catalog import Gpu, find_gpu, gpu_names
 from kvplan.engines import find_engine
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
 from kvplan.formats import find_format
-from kvplan.planner import Times, answer
+from kvplan.planner import answer, batches, bounds
 from kvplan.report import Report
 from kvplan.roofline import Bound, peak_flops
 from kvplan.settings import Settings
@@ -363,11 +363,6 @@ class Question(NamedTuple):
         """A plan without its inversions: whether it fits, what it takes, and what binds if not."""
         return Report(answer(self.spec, self.settings(**flags), limits=False), self.plan)
 
-    def times(self, **flags: Any) -> tuple[Times | None, Settings]:
-        """Time bounds alone: they follow from the work, not from how an engine lays out its caches."""
-        s = self.settings(**flags)
-        return answer(self.spec, s._replace(engine=s.engine._replace(policy=None), memory_bytes=None)).times, s
-
 
 class Search(NamedTuple):
     """One question: how to ask a plan, for what, and within which bounds."""
@@ -377,9 +372,37 @@ class Search(NamedTuple):
     tensor_parallel: tuple[int, ...]  # that the model's heads allow
     max_gpus: int
     always: dict[str, Any]  # keywords that every plan of this question has
-    sizes: dict[tuple[Way, int, int], tuple[int | None, int]]  # weights and one sequence on the fullest GPU: bytes
+    weights: dict[tuple[Way, int, int], int | None]  # on the fullest GPU: bytes
     paces: dict[tuple[str, Way, int, int], Pace]
-    held: dict[tuple[str, Way, int, int], int | None]  # the most sequences that one replica holds; None: any number
+    replicas: dict[tuple[Any, ...], Replica]  # by what of a GPU says what it holds, way, tp and pp
+
+
+class Replica:
+    """How many sequences one replica holds, asked as seldom as may be: what holds n holds fewer."""
+
+    def __init__(self, fits: Callable[[int], bool], near: Callable[[], int]) -> None:
+        self.fits = fits
+        self.near = near  # a number near the most, where to look first
+        self.fewest = 0  # that are known to be held
+        self.too_many: float = math.inf  # that are known not to be
+
+    def holds(self, sequences: int) -> bool:
+        """Whether it holds so many at once."""
+        if sequences <= self.fewest:
+            return True
+        if sequences >= self.too_many:
+            return False
+        if self.fits(sequences):
+            self.fewest = sequences
+            return True
+        self.too_many = sequences
+        return False
+
+    def most(self) -> int | None:
+        """The most that it holds; None where nothing binds."""
+        if self.fewest + 1 != self.too_many:
+            return largest(self.holds, self.near())
+        return self.fewest
 
 
 class Attempt(NamedTuple):
@@ -568,49 +591,51 @@ def _attempts(search: Search, gpu: Gpu, way: Way) -> Iterator[Attempt]:
 
 def _replicas(search: Search, gpu: Gpu, way: Way, tp: int, pp: int, most: int) -> int | None:
     """The fewest replicas of tp × pp GPUs that hold the demand, of at most ``most``; None where those do not."""
-    key = (way, tp, pp)
     demand = search.demand
-    if key not in search.sizes:
-        one = search.question.answer(context=demand.context, tp=tp, pp=pp, **way.flags).answer
-        search.sizes[key] = (one.weights_per_gpu, one.bytes_per_gpu)
-    weights, sequence = search.sizes[key]
-    engine = find_engine(way.engine)
+    replica = _replica(search, gpu, way, tp, pp)
+    if replica is None or most < 1:
+        return None
+    if demand.request_rate:
+        pace = _pace(search, gpu, way, tp, pp)
+        # not even of replicas without bounds: what one holds is asked afterwards, for it costs more
+        if (pace.replicas(demand.request_rate, None) or math.inf) > most:
+            return None
+        each = replica.most()
+        needed = pace.replicas(demand.request_rate, each) if each != 0 else None
+        return needed if needed is not None and needed <= most else None
+    most = min(most, demand.batch)
+    if not replica.holds(-(-demand.batch // most)):
+        return None
+    if demand.batch > UNBOUNDED:
+        # what one replica holds says how many are needed, however many sequences are asked for
+        each = replica.most()
+        return -(-demand.batch // each) if each else 1
+    guess = min(-(-demand.batch // replica.near()), most)
+    short = largest(lambda dp: dp < most and not replica.holds(-(-demand.batch // dp)), guess)
+    return None if short is None else short + 1
+
+
+def _replica(search: Search, gpu: Gpu, way: Way, tp: int, pp: int) -> Replica | None:
+    """What one replica of tp × pp GPUs holds; None where its weights alone exceed a GPU."""
+    key = (way, tp, pp)
+    context = search.demand.context
+    if key not in search.weights:
+        one = search.question.answer(context=context, tp=tp, pp=pp, **way.flags).answer
+        search.weights[key] = one.weights_per_gpu
+    weights = search.weights[key]
     if weights is None:
         raise InvalidInput(
             "weight_dtype", way.weight_dtype, "a format: the bytes of this checkpoint's weights are unknown"
         )
     # an engine with rules of its own may put weights elsewhere, others cannot
-    if weights >= gpu.memory_bytes and engine.policy is None:
+    if weights >= gpu.memory_bytes and find_engine(way.engine).policy is None:
         return None
-
-    one_sequence = search.question.settings(context=demand.context, gpu=gpu.name, tp=tp, pp=pp, **way.flags)
-
-    def fits(sequences: int) -> bool:
-        found = answer(search.question.spec, one_sequence._replace(batch=sequences), limits=False)
-        return found.capacity is not None and found.capacity.fits
-
-    def holds(dp: int) -> bool:
-        sequences = _sequences(search, gpu, way, tp, pp, dp)
-        return sequences is not None and fits(sequences)
-
-    place = (gpu.name, *key)
-    if demand.batch:
-        most = min(most, demand.batch)
-    if most < 1 or (place not in search.held and not holds(most)):
-        return None
-    # where to look first: what one sequence takes, and the room beside the weights
-    room = int(gpu.memory_bytes * engine.utilization) - weights
-    held = max(room // sequence, 1) if sequence else UNBOUNDED
-    if demand.batch > UNBOUNDED:
-        # what one replica holds says how many are needed: looked for once, however many sequences are asked for
-        if place not in search.held:
-            search.held[place] = largest(fits, held)
-        each = search.held[place]
-        needed = 1 if each is None else -(-demand.batch // each) if each else most + 1
-        return needed if needed <= most else None
-    guess = min(-(-demand.batch // held), most) if demand.batch else 1
-    short = largest(lambda dp: dp < most and not holds(dp), guess)
-    return None if short is None else short + 1
+    # GPUs that differ by name and speed alone hold the same
+    place = (gpu.memory_bytes, gpu.architecture, gpu.kind, gpu.vendor, key)
+    if place not in search.replicas:
+        settings = search.question.settings(context=context, gpu=gpu.name, tp=tp, pp=pp, **way.flags)
+        search.replicas[place] = Replica(*batches(search.question.spec, settings))
+    return search.replicas[place]
 
 
 def _sequences(search: Search, gpu: Gpu, way: Way, tp: int, pp: int, dp: int) -> int | None:
@@ -635,6 +660,21 @@ class Pace(NamedTuple):
         if sequences not in self.known:
             self.known[sequences] = self.prefill + (self.steps * self.step(sequences) if self.steps else 0.0)
         return self.known[sequences]
+
+    def replicas(self, rate: float, each: int | None) -> int | None:
+        """The fewest replicas of ``each`` sequences at most, None for any number, that so many requests per second take.
+
+        More at once let more pass, so that full replicas say it. None where no number is enough.
+        """
+        n = min(each or UNBOUNDED, UNBOUNDED)
+        latency = self.latency(n)
+
+        def slow(replicas: int) -> bool:
+            share = rate / replicas
+            return share * self.compute > 1 or n < share * latency
+
+        short = largest(slow, math.ceil(rate * max(latency / n, self.compute)))
+        return None if short is None else short + 1
 
     def concurrency(self, rate: float) -> int | None:
         """The fewest sequences at once that let so many requests per second pass: n >= rate x latency(n).
@@ -665,21 +705,21 @@ def _pace(search: Search, gpu: Gpu, way: Way, tp: int, pp: int) -> Pace:
 
 
 def _paced(search: Search, gpu: Gpu, way: Way, tp: int, pp: int) -> Pace:
-    demand, times = search.demand, search.question.times
-    where = {"gpu": gpu.name, "tp": tp, "pp": pp, **way.flags}
-    prompt, s = times(context=demand.input_len, **where)
+    demand, question = search.demand, search.question
+    s = question.settings(context=demand.input_len, gpu=gpu.name, tp=tp, pp=pp, **way.flags)
+    prompt = bounds(question.spec, s)[0]()
     if prompt is None:
         raise InvalidInput("request_rate", demand.request_rate, f"no time bounds: {gpu.name} states no usable rate")
     ends = (demand.input_len, demand.input_len + demand.output_len - 1)
 
     def decodes(sequences: int) -> list[Bound]:
-        found = [times(context=tokens, batch=sequences, **where)[0] for tokens in ends]
-        return [t.decode for t in found if t]
+        found = [bounds(question.spec, s._replace(context=tokens, batch=sequences))[1]() for tokens in ends]
+        return [bound for bound in found if bound]
 
     steps = demand.output_len - 1
-    compute = _arithmetic(s, gpu, prompt.prefill)
+    compute = _arithmetic(s, gpu, prompt)
     compute += steps * sum(_arithmetic(s, gpu, bound) for bound in decodes(1)) / 2
-    return Pace(prompt.prefill.seconds, compute, steps, lambda n: sum(b.seconds for b in decodes(n)) / 2, {})
+    return Pace(prompt.seconds, compute, steps, lambda n: sum(b.seconds for b in decodes(n)) / 2, {})
 
 
 def _arithmetic(s: Settings, gpu: Gpu, bound: Bound) -> float:
@@ -743,8 +783,7 @@ def _row(search: Search, gpu: Gpu, way: Way, tp: int, pp: int, dp: int) -> Row |
 def _failure(search: Search, gpu: Gpu, way: Way, attempts: Sequence[Attempt]) -> Failure:
     """Why nothing that was tried holds the demand: the plan of the most GPUs that are allowed, and what binds there."""
     demand = search.demand
-    needs = [_needed(search, gpu, way, attempt) for attempt in attempts]
-    nearest = min(needs, key=lambda a: (a.gpus, -a.tp * a.pp))
+    nearest = _nearest(search, gpu, way, attempts)
     tp, pp, replicas = nearest
     dp = max(search.max_gpus // (tp * pp), 1)
     if replicas is None or demand.batch:
@@ -793,10 +832,25 @@ def _failure(search: Search, gpu: Gpu, way: Way, attempts: Sequence[Attempt]) ->
     )
 
 
-def _needed(search: Search, gpu: Gpu, way: Way, attempt: Attempt) -> Attempt:
-    """The attempt with as many replicas as it needs, whatever is allowed; without, where one sequence is too much."""
-    most = search.demand.batch or UNBOUNDED
-    return attempt._replace(dp=_replicas(search, gpu, way, attempt.tp, attempt.pp, most))
+def _nearest(search: Search, gpu: Gpu, way: Way, attempts: Sequence[Attempt]) -> Attempt:
+    """Of the attempts the one that would take the fewest GPUs, whatever is allowed; of equal ones the largest replicas.
+
+    Without a number of replicas where no number does. First come the smallest, best where an engine schedules only so
+    many sequences, then the largest, which share the weights best: one question says of most others that they lose.
+    """
+    nearest: Attempt | None = None
+    smallest, *others = sorted(attempts, key=lambda a: a.tp * a.pp)
+    for attempt in (smallest, *reversed(others)):
+        ranks = attempt.tp * attempt.pp
+        most = search.demand.batch or UNBOUNDED
+        if nearest is not None and nearest.dp:
+            allowed = int(nearest.gpus) - (ranks < nearest.tp * nearest.pp)
+            most = min(most, allowed // ranks)
+        found = attempt._replace(dp=_replicas(search, gpu, way, attempt.tp, attempt.pp, most))
+        if nearest is None or found.dp or (not nearest.dp and ranks > nearest.tp * nearest.pp):
+            nearest = found
+    assert nearest is not None
+    return nearest
 
 
 def _size(binding: str, parts: dict[str, int]) -> int | None:

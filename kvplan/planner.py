@@ -1,6 +1,7 @@
 """The main question: one model, one way of serving it, one answer. Numbers only; ``ledger.py`` and ``report.py`` give them words."""
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvplan import formulas
@@ -17,7 +18,7 @@ from kvplan.stages import Lean, Stage, pipeline
 if TYPE_CHECKING:
     from kvplan.serving import Served
 
-__all__ = ["Answer", "Capacity", "Times", "answer"]
+__all__ = ["Answer", "Capacity", "Times", "answer", "batches", "bounds"]
 
 
 class Capacity(NamedTuple):
@@ -175,21 +176,33 @@ def answer(spec: ModelSpec, settings: Settings, *, limits: bool = True) -> Answe
         state,
         per_gpu,
         read * s.batch,
-        prefill_flops(
-            p,
-            s.context,
-            s.batch,
-            full=s.full_attention,
-            all_logits=s.all_logits,
-            encoder_tokens=s.encoder_context,
-        ),
-        decode_flops(p, s.context, s.batch, encoder_tokens=s.encoder_context),
+        _prefill(p, s),
+        _decode(p, s),
         activation_peak(spec, s, s.context, sequences),
         storage,
         capacity,
         *(_away(spec, sequence * s.batch, read * s.batch) if served is None else (served.host, 0, 0)),
         served,
     )
+
+
+def batches(spec: ModelSpec, s: Settings) -> tuple[Callable[[int], bool], Callable[[], int]]:
+    """Whether so many sequences of ``s.context`` tokens fit, over all replicas, and a number near the largest that do.
+
+    The first is what ``answer`` says of each number. Nothing else is worked out, so that a search may ask often. Without
+    a GPU, or where the weights are unknown, none fits. Raises InvalidInput, also later, where the rules of the engine do
+    not know the question.
+    """
+    if s.memory_bytes is None or not weights_known(spec, s.formats.compute.name, s.quantization):
+        return lambda batch: False, lambda: 1
+    stages = pipeline(spec, s)
+    if s.engine.policy is not None:
+        from kvplan.serving import held_at_once, near_batch
+
+        return partial(held_at_once(spec, s, stages), s.context), partial(near_batch, spec, s, stages)
+    now = [(room, sequence_bytes(spec, s, lean, s.context)) for room, lean in _stage_rooms(s, stages)]
+    tightest = min((room // need for room, need in now if need), default=1)
+    return partial(_fit_beside, spec, s, now), lambda: max(tightest, 1) * s.dp
 
 
 def _served_capacity(s: Settings, served: "Served") -> Capacity | None:
@@ -285,16 +298,25 @@ def sequence_bytes(spec: ModelSpec, s: Settings, lean: Lean, tokens: Num) -> Num
     return size + lean.storage(tokens) if s.engine.prefill_storage else size
 
 
+def _stage_rooms(s: Settings, stages: tuple[Stage, ...]) -> list[tuple[int, Lean]]:
+    """What each stage has beside weights and runtime, in bytes of one GPU, and what its caches are."""
+    usable = usable_bytes(s)
+    return [(usable - stage.weights - s.runtime_bytes, stage.lean) for stage in stages]
+
+
+def _fit_beside(spec: ModelSpec, s: Settings, now: list[tuple[int, Num]], batch: int) -> bool:
+    """Whether every stage has room for so many sequences; ``now`` are room and bytes of one sequence on each."""
+    sequences = -(-batch // s.dp)
+    activations = activation_peak(spec, s, s.context, sequences)
+    return all(sequences * need + activations <= room for room, need in now)
+
+
 def _capacity(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...], limits: bool) -> Capacity:
     usable = usable_bytes(s)
-    rooms = [(usable - stage.weights - s.runtime_bytes, stage.lean) for stage in stages]
+    rooms = _stage_rooms(s, stages)
     away = away_millionths(spec)
     now = [(room, sequence_bytes(spec, s, lean, s.context)) for room, lean in rooms]
-
-    def batch_fits(batch: int) -> bool:
-        sequences = -(-batch // s.dp)
-        activations = activation_peak(spec, s, s.context, sequences)
-        return all(sequences * need + activations <= room for room, need in now)
+    batch_fits = partial(_fit_beside, spec, s, now)
 
     sequences = s.rank_sequences
 
@@ -393,32 +415,60 @@ def rank_work(
 
 
 def _times(a: Answer) -> Times | None:
-    """Bounds from the work of one replica: matrices over tp ranks, and stages that overlap as well as they can.
+    """Bounds from the work of one replica: matrices over tp ranks, and stages that overlap as well as they can."""
+    if a.weights is None:
+        return None
+    prefill = _pass(a.spec, a.settings, a.weights, a.prefill, a.settings.context, _written(a.stages, a.settings))
+    decode = _pass(a.spec, a.settings, a.weights, a.decode, 1, _read(a.profile, a.settings))
+    if prefill is None or decode is None:
+        return None
+    return Times(prefill, decode, a.settings.batch / decode.seconds)
+
+
+def bounds(spec: ModelSpec, s: Settings) -> tuple[Callable[[], Bound | None], Callable[[], Bound | None]]:
+    """The bounds of a prefill and of a decode step that ``answer`` states, each worked out when it is asked for."""
+    p = profile(spec, s.engine.parts_of)
+    if not weights_known(spec, s.formats.compute.name, s.quantization):
+        return lambda: None, lambda: None
+    weights = weights_of(spec, s)
+    return (
+        lambda: _pass(spec, s, weights, _prefill(p, s), s.context, _written(pipeline(spec, s), s)),
+        lambda: _pass(spec, s, weights, _decode(p, s), 1, _read(p, s)),
+    )
+
+
+def _prefill(p: Profile, s: Settings) -> Flops:
+    full, rows = s.full_attention, s.all_logits
+    return prefill_flops(p, s.context, s.batch, full=full, all_logits=rows, encoder_tokens=s.encoder_context)
+
+
+def _decode(p: Profile, s: Settings) -> Flops:
+    return decode_flops(p, s.context, s.batch, encoder_tokens=s.encoder_context)
+
+
+def _written(stages: tuple[Stage, ...], s: Settings) -> Num:
+    """Bytes of caches that the prefill of one sequence writes, on one rank of every stage."""
+    return sum(stage.lean.at(s.context) for stage in stages)
+
+
+def _read(p: Profile, s: Settings) -> int:
+    """Bytes of caches that a decode step of one sequence reads, on one rank of every stage."""
+    return sum(read_bytes(group, s.formats, s.context, s.encoder_context, s.tp) for group in p.reads)
+
+
+def _pass(spec: ModelSpec, s: Settings, w: WeightBytes, flops: Flops, tokens: int, cache: Num) -> Bound | None:
+    """The bound of one pass over ``tokens`` of each sequence, of which each moves ``cache`` bytes.
 
     A pipeline of pp stages fed with as many micro-batches is at best pp times as fast as one stage after another; one
     sequence has nothing to overlap its decode steps with.
     """
-    s, p, w = a.settings, a.profile, a.weights
-    if s.gpu is None or w is None:
+    if s.gpu is None:
         return None
     sequences = s.rank_sequences
-    share = sequences / s.batch
-    rank_read = sum(read_bytes(group, s.formats, s.context, s.encoder_context, s.tp) for group in p.reads)
-    written = sum(stage.lean.at(s.context) for stage in a.stages)
-    off = a.spec.offload
+    at_once, moved = sequences * tokens, sequences * cache
+    overlap = min(s.pp, at_once)
+    off = spec.offload
     shares = (("host link", off.cpu + off.disk, s.host_bandwidth), ("disk", off.disk, s.disk_bandwidth))
-
-    def transfers(cache: float, overlap: int) -> tuple[Transfer, ...]:
-        return tuple(Transfer(name, cache * part / overlap, rate) for name, part, rate in shares if part)
-
-    def bounded(flops: Flops, tokens: int, cache: float) -> Bound | None:
-        overlap = min(s.pp, tokens)
-        assert s.gpu is not None
-        items = rank_work(s, w, flops, share, tokens, cache, overlap)
-        return bound(s.gpu, items, s.compute_efficiency, s.bandwidth_efficiency, transfers(cache, overlap))
-
-    prefill = bounded(a.prefill, sequences * s.context, sequences * written)
-    decode = bounded(a.decode, sequences, sequences * rank_read)
-    if prefill is None or decode is None:
-        return None
-    return Times(prefill, decode, s.batch / decode.seconds)
+    transfers = tuple(Transfer(name, moved * part / overlap, rate) for name, part, rate in shares if part)
+    items = rank_work(s, w, flops, sequences / s.batch, at_once, moved, overlap)
+    return bound(s.gpu, items, s.compute_efficiency, s.bandwidth_efficiency, transfers)

@@ -7,6 +7,7 @@ it is asked once for the whole model (one GPU, one stage), and once per pipeline
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 from kvplan.engines.policy import Budget, Case, Line, Policy, Pool, Room, Stated
@@ -17,7 +18,7 @@ from kvplan.specs import ModelSpec
 from kvplan.stages import Stage
 from kvplan.units import LARGEST_COUNT
 
-__all__ = ["Limits", "Served", "serve"]
+__all__ = ["Limits", "Served", "held_at_once", "near_batch", "serve"]
 
 
 class Limits(NamedTuple):
@@ -155,6 +156,41 @@ def _sizes(rooms: list[Room]) -> tuple[int, ...] | None:
     return sizes if len(sizes) == len(rooms) else None
 
 
+def held_at_once(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...]) -> Callable[[int, int], bool]:
+    """Whether the engine of the settings starts at so many tokens and holds so many sequences, over all replicas.
+
+    The weights must be known. Raises InvalidInput where its rules do not know the question.
+    """
+    policy = s.engine.policy
+    assert policy is not None
+
+    def fits(context: int, batch: int) -> bool:
+        cases = _cases(spec, s, stages, context, -(-batch // s.dp))
+        if policy.most is not None and cases[0].batch > policy.most(cases[0]):
+            return False
+        sizes = _sizes(_rooms(policy, s, stages, cases, True))
+        return sizes is not None and min(sizes) >= 0 and policy.fits(cases, sizes)
+
+    return fits
+
+
+def near_batch(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...]) -> int:
+    """A batch near the largest, as if bytes grew in a line from those of the settings' batch."""
+    policy = s.engine.policy
+    assert policy is not None
+    cases = _cases(spec, s, stages, s.context, s.rank_sequences)
+    sizes = _sizes(_rooms(policy, s, stages, cases, True))
+    return 1 if sizes is None else _near(policy, s, cases, sizes)
+
+
+def _near(policy: Policy, s: Settings, cases: tuple[Case, ...], sizes: tuple[int, ...]) -> int:
+    held = [_size(policy.caches(case)) for case in cases]
+    batches = [room * case.batch // size for case, room, size in zip(cases, sizes, held, strict=True) if size]
+    if policy.most is not None:
+        batches.append(policy.most(cases[0]))
+    return max(min(batches, default=s.batch) * s.dp, 1)
+
+
 def _limits(
     policy: Policy,
     spec: ModelSpec,
@@ -164,13 +200,7 @@ def _limits(
     rooms: list[Room],
     inverted: bool,
 ) -> Limits:
-    def fits(context: int, batch: int) -> bool:
-        cases = _cases(spec, s, stages, context, -(-batch // s.dp))
-        if policy.most is not None and cases[0].batch > policy.most(cases[0]):
-            return False
-        sizes = _sizes(_rooms(policy, s, stages, cases, True))
-        return sizes is not None and min(sizes) >= 0 and policy.fits(cases, sizes)
-
+    fits = held_at_once(spec, s, stages)
     sizes = _sizes(rooms)
     assert sizes is not None
     if not inverted:
@@ -194,8 +224,6 @@ def _guesses(
 
     The line of contexts is drawn twice, the second time from where the first one ends: past windows and padding.
     """
-    held = [_size(policy.caches(case)) for case in now]
-    batches = [room * case.batch // size for case, room, size in zip(now, sizes, held, strict=True) if size]
     context = s.context
     for _ in range(2):
         near = _cases(spec, s, stages, context, s.rank_sequences)
@@ -206,7 +234,7 @@ def _guesses(
             if more > size:
                 lengths.append(context + (room - size) * context // (more - size))
         context = min(max(min(lengths, default=context), 1), LARGEST_COUNT // 2)
-    return max(min(batches, default=s.batch) * s.dp, 1), context
+    return _near(policy, s, now, sizes), context
 
 
 def _binding(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -20,8 +21,11 @@ from typer.testing import CliRunner
 import kvplan
 from kvplan.catalog import gpu_names
 from kvplan.cli import app
+from kvplan.engines import ENGINES
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
 from kvplan.fitting import ORDERS, read_demand
+from kvplan.planner import answer, batches, bounds
+from kvplan.settings import read_settings
 from tests.support import CONFIGS
 
 ROOT = Path(__file__).parents[1]
@@ -46,15 +50,8 @@ def searched(model: str, gpu: str, most: int, flags: dict[str, Any]) -> tuple[in
                 raise
             return False
 
-    def legal(tp: int) -> bool:
-        try:
-            kvplan.plan(model, tp=tp)
-        except InvalidInput:
-            return False
-        return True
-
     # a Mac has no link to another one in its preset
-    sizes = [tp for tp in ((1,) if gpu.startswith("apple") else (1, 2, 4, 8)) if tp <= most and legal(tp)]
+    sizes = [tp for tp in ((1,) if gpu.startswith("apple") else (1, 2, 4, 8)) if tp <= most and legal(model, tp)]
     found = [(tp * dp, tp, 1, dp) for tp in sizes for dp in range(1, most // tp + 1) if fits(tp=tp, dp=dp)]
     if not found and not gpu.startswith("apple"):
         tp = max(sizes)
@@ -220,6 +217,91 @@ def test_the_number_of_gpus_that_would_do_is_told() -> None:
 
     assert row.gpus == failure.gpus_needed
     assert failure.gpus_needed > 8
+
+
+@pytest.mark.parametrize(
+    ("model", "engine", "batch"),
+    [
+        ("gpt2", "ideal", 50_000),
+        ("gpt2", "ideal", 10**6),  # more than any engine schedules
+        ("gpt2", "vllm", 10**6),  # as many per replica as vLLM schedules: the smallest replicas do best
+        (LLAMA, "vllm", 2000),  # as many as memory holds: larger ones do
+        ("gemma-3-12b", "sglang", 2**40),
+        ("mamba-130m", "ideal", 10**6),
+    ],
+)
+def test_the_fewest_gpus_of_a_failure_are_the_fewest_of_all_replicas(model: str, engine: str, batch: int) -> None:
+    """Replicas skipped because they cannot win change nothing: every tp and pp is asked here for the most that it holds."""
+    (failure,) = kvplan.fit(
+        model, context="8k", batch=batch, gpu="l4", engine=engine, kv_dtype="auto", max_gpus=8
+    ).failures
+    found = []
+    for tp in (1, 2, 4, 8):
+        for pp in range(1, 9 if tp == max(t for t in (1, 2, 4, 8) if legal(model, t)) else 2):
+            if tp * pp <= 8 and legal(model, tp):
+                each = kvplan.plan(model, context="8k", gpu="l4", engine=engine, tp=tp, pp=pp).capacity
+                assert each is not None
+                assert each.max_batch is not None
+                if each.max_batch:
+                    found.append((tp * pp * -(-batch // each.max_batch), -tp * pp))
+    assert found
+    assert (failure.gpus_needed, -failure.tp * failure.pp) == min(found)
+
+
+def legal(model: str, tp: int) -> bool:
+    """Whether the model's heads allow so many ranks."""
+    try:
+        kvplan.plan(model, tp=tp)
+    except InvalidInput:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_a_search_asks_is_what_a_plan_answers(engine: str) -> None:
+    """``batches`` and ``bounds`` leave out all other numbers of a plan and say the same of theirs."""
+    for model in ("gpt2", "gemma-3-12b", "qwen3-next-80b-a3b"):
+        spec = kvplan.load(model)
+        for flags in ({"gpu": "h100"}, {"gpu": "l4", "tp": 2, "pp": 3, "dp": 2}):
+            flags |= {"context": 3000, "engine": engine}
+            if engine in ("mlx", "llama.cpp", "exllama") and "tp" in flags:
+                continue  # on one device, or split in a way of their own
+            s = read_settings(spec, **flags)
+            fits, near = batches(spec, s)
+            held = set()
+            for batch in (1, 2, 7, 64, 300, 4000, 10**6, near(), near() + 1):
+                capacity = answer(spec, s._replace(batch=batch)).capacity
+                assert capacity is not None
+                assert fits(batch) is capacity.fits is (capacity.max_batch is None or batch <= capacity.max_batch)
+                held.add(capacity.max_batch)
+                times = answer(spec, s._replace(batch=batch)).times
+                assert times is not None
+                assert [times.prefill, times.decode] == [bound() for bound in bounds(spec, s._replace(batch=batch))]
+            assert 1 == len(held)
+
+
+def test_a_search_asks_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A demand that nothing holds: a few questions per GPU, format and number of ranks, not a bisection of every one."""
+    asked = 0
+
+    def counted(*arguments: Any) -> tuple[Any, Any]:
+        fits, near = batches(*arguments)
+
+        def count(n: int) -> bool:
+            nonlocal asked
+            asked += 1
+            return fits(n)
+
+        return count, near
+
+    monkeypatch.setattr("kvplan.fitting.batches", counted)
+    for engine, model in itertools.product(("ideal", "vllm"), ("gpt2", "gemma-3-12b")):
+        asked = 0
+        found = kvplan.fit(model, context="8k", batch=2**48, engine=engine)
+        assert not found.rows
+        # 11 to 14 numbers of ranks are tried with a GPU (tp of 1, 2, 4 and pp of 2 to 12 of gpt2): a bisection of each
+        # would ask 200 to 300 times
+        assert asked <= 64 * len(found.failures), (engine, model)
 
 
 # --- requests per second -----------------------------------------------------------------------------------------------

@@ -202,7 +202,7 @@ def _class(case: Case, rules: Rules) -> str:
 def layers_of(case: Case, rules: Rules) -> Aligned:
     """Every layer of the model that vLLM caches, in order, with pages that groups can share.
 
-    Neither the stage nor the length of requests has a say in it.
+    Neither the stage nor the length of requests has a say in it, nor what a GPU is apart from its architecture.
     """
     stores = profile(case.spec).plan.stores
     dcp = case.option("decode_context_parallel_size", 1)

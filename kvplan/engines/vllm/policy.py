@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from kvplan.engines.policy import Case, Cases, Line, Pool, Rooms, Stated
@@ -27,7 +28,7 @@ from kvplan.errors import InvalidInput
 __all__ = ["admits", "caches", "most", "pool", "states"]
 
 GIB = 2**30
-KEPT_PLANS = 64  # per spec; one question asks for one plan per stage, and for the whole model
+KEPT_PLANS = 1024  # per spec; a search asks for one per stage of every number of stages, on every architecture of GPUs
 DETAILS = "https://docs.vllm.ai/en/latest/configuration/conserving_memory/"
 SOURCE = "vllm, v1/core/kv_cache_planning.py (kv_cache_utils.py up to 0.31) and v1/kv_cache_interface.py"
 
@@ -57,30 +58,46 @@ class Planned(NamedTuple):
 def plan_of(case: Case) -> Planned:
     """Groups the layers of the model as its release does, and takes those of this stage; remembered on the spec."""
     known = rules(case.version)
-    options = tuple(sorted(case.options.items()))
-    key = case._replace(spec=None, context=0, batch=0, encoder_context=0, options=options)  # type: ignore[arg-type]
-    memo: dict[object, Planned] = case.spec.__dict__.setdefault("_vllm_plans", {})
+    alike = (case.formats, case.tp, case.version, case.architecture, tuple(sorted(case.options.items())))
+    plans: dict[object, Planned] = case.spec.__dict__.setdefault("_vllm_plans", {})
+    key = (*alike, case.pp, case.layers)
+    if key not in plans:
+        if len(plans) >= KEPT_PLANS:
+            plans.clear()
+        plans[key] = _plan(case, known, *_grouped(case, known, alike))
+    return plans[key]._replace(limits=limits_of(case, known))
+
+
+def _grouped(case: Case, known: Rules, alike: tuple[object, ...]) -> tuple[Aligned, list[Group]]:
+    """The layers and their groups; where a release groups those of the whole model, every stage sees the same."""
+    memo: dict[object, tuple[Aligned, list[Group]]] = case.spec.__dict__.setdefault("_vllm_groups", {})
+    key = alike if known.global_groups else (*alike, case.layers)
     if key not in memo:
         if len(memo) >= KEPT_PLANS:
             memo.clear()
-        memo[key] = _plan(case, known)
-    return memo[key]._replace(limits=limits_of(case, known))
+        aligned = layers_of(case, known)
+        memo[key] = aligned, _groups(case, known, aligned)
+    return memo[key]
 
 
-def _plan(case: Case, known: Rules) -> Planned:
-    aligned = layers_of(case, known)
+def _groups(case: Case, known: Rules, aligned: Aligned) -> list[Group]:
     chunked = any(served.spec.kind == "chunk" for served in aligned.layers)
     off = case.option("disable_hybrid_kv_cache_manager", chunked) or known.hybrid == "never"
-    here = [i for i, served in enumerate(aligned.layers) if served.layer in case.layers]
-    members = range(len(aligned.layers)) if known.global_groups else here
+    members: Sequence[int] = range(len(aligned.layers))
+    if not known.global_groups:
+        members = [i for i in members if aligned.layers[i].layer in case.layers]
     try:
         groups = group_layers([aligned.layers[i].spec for i in members], known, not off)
     except Refused as refusal:
         raise InvalidInput("engine_version", case.version, str(refusal)) from refusal
     # positions count the members; give them those of the model
-    groups = [
+    return [
         group._replace(layers=tuple((members[position], spec) for position, spec in group.layers)) for group in groups
     ]
+
+
+def _plan(case: Case, known: Rules, aligned: Aligned, groups: list[Group]) -> Planned:
+    here = [i for i, served in enumerate(aligned.layers) if served.layer in case.layers]
     stage = project(groups, lambda position: aligned.layers[position].layer in case.layers)
     ungrouped = Counter(aligned.layers[i].spec for i in here)
     checked = stage if known.stage_types else groups
