@@ -25,10 +25,11 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
-from tests.fuzz.guard import KILLED_AFTER, MEGABYTES, SECONDS, Fault, State, Tally, in_memory, key
+from tests.fuzz.guard import KILLED_AFTER, MEGABYTES, Fault, State, Tally, in_memory, key
 from tests.fuzz.worker import Job
 
 ROOT = Path(__file__).parents[2]
+SHOWN = 200  # bytes of an input with a fault: where its file is gone with the machine that found it
 # the order is that of targets.TARGETS, which imports kvplan: the parent does not
 NAMES = ("config", "gguf", "safetensors", "scheme", "ranges", "where", "budget", "link", "command", "cli")
 
@@ -229,6 +230,8 @@ def report(tallies: dict[str, Tally], faults: list[dict[str, Any]], out: Path) -
         print(
             f"\n== {out / fault['file']} ({fault['bytes']} bytes)\n{fault['kind']}: {fault['where']}\n{fault['text']}"
         )
+        begin = (out / fault["file"]).read_bytes()[:SHOWN]
+        print(f"the input{' begins' if fault['bytes'] > SHOWN else ''}: {begin!a}")
 
 
 def _row(name: str, tally: Tally, faults: int) -> None:
@@ -249,8 +252,15 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--seed", type=int, help="of the random engine; printed, where none is given")
     parser.add_argument("--out", type=Path, default=ROOT / ".ci-output" / "fuzz", help="folder of inputs with faults")
+    parser.add_argument(
+        "--slow",
+        type=float,
+        default=2.0,
+        help="seconds of CPU time that are a fault, 2 without it; more where other work shares the machine",
+    )
     parser.add_argument("--replay", nargs="+", type=Path, metavar="FILE", help="saved inputs")
     asked = parser.parse_args()
+    os.environ["KVPLAN_FUZZ_SLOW"] = str(asked.slow)
     if asked.replay:
         faults = []
         for file in asked.replay:
@@ -271,7 +281,7 @@ def main() -> int:
     out = asked.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     print(
-        f"engine {engine}, seed {asked.seed}; faults are > {SECONDS:g} s, > {MEGABYTES} MB, a traceback, control characters"
+        f"engine {engine}, seed {asked.seed}; faults are > {asked.slow:g} s, > {MEGABYTES} MB, a traceback, control characters"
     )
     sys.stdout.flush()
     start = time.monotonic()

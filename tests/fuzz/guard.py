@@ -24,7 +24,8 @@ try:
 except ModuleNotFoundError:  # not on every system; memory is then not measured
     resource = None
 
-SECONDS = 2.0  # of CPU time that one input may take
+# of CPU time that one input may take; --slow says another number to the processes that try inputs
+SECONDS = float(os.environ.get("KVPLAN_FUZZ_SLOW", "2"))
 MEGABYTES = 300  # by which one input may raise the peak
 KILLED_AFTER = 20.0  # seconds of CPU time: a hang that no exception ends
 ROOM = 4 * 2**30  # bytes of address space beyond what the process has when it starts
