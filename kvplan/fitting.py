@@ -30,6 +30,10 @@ __all__ = ["ORDERS", "Demand", "Failure", "Fit", "Question", "Row", "fitted", "r
 # Ranks that share one box with a fast link; more are asked for with --tp.
 TENSOR_PARALLEL = (1, 2, 4, 8)
 MAX_GPUS = 64
+# Of one replica; and what a question may ask for: as many ranks as a plan takes, and a row of each GPU, engine and format.
+MAX_STAGES = 64
+LARGEST_MAX_GPUS = 2**16
+MOST_ROWS = 4096
 SHOWN = 15
 PUBLISHED = "as published"
 # More sequences at once than any engine schedules, and more replicas than anybody runs.
@@ -440,6 +444,8 @@ def fitted(
     """
     if order not in ORDERS:
         raise UnknownName("order", order, ORDERS)
+    if max_gpus > LARGEST_MAX_GPUS:
+        raise InvalidInput("max_gpus", max_gpus, f"at most {LARGEST_MAX_GPUS:,}")
     for name in (*(name for pair in formats for name in pair),):
         if name is not None and name != "auto" and not any(name in dict(find_engine(e).cache_names) for e in engines):
             find_format(name, "kv_dtype or weight_dtype")
@@ -455,6 +461,10 @@ def fitted(
     rows: list[Row] = []
     failures: list[Failure] = []
     refusals: list[KvplanError] = []
+    asked_for = len(devices) * len(dict.fromkeys(engines)) * len(dict.fromkeys(formats))
+    if asked_for > MOST_ROWS:
+        rule = f"at most {MOST_ROWS:,} in one question: name fewer of them"
+        raise InvalidInput("gpu × engine × format", f"{asked_for:,}", rule)
     for way in _ways(question, engines, formats, refusals):
         for gpu in devices:
             try:
@@ -576,7 +586,7 @@ def _attempts(search: Search, gpu: Gpu, way: Way) -> Iterator[Attempt]:
     if best <= search.max_gpus or single:
         return
     tp = tried[-1]
-    for pp in range(2, min(len(search.question.spec.layers), search.max_gpus // tp) + 1):
+    for pp in range(2, min(len(search.question.spec.layers), search.max_gpus // tp, MAX_STAGES) + 1):
         if tp * pp >= best:
             break
         try:
@@ -872,7 +882,8 @@ def _notes(
     tps = ", ".join(map(str, search.tensor_parallel))
     yield (
         f"Fewest GPUs of a kind, up to {search.max_gpus}, with tp of {tps} and as many replicas (dp) as the demand needs;"
-        " pipeline stages only where tensor parallelism is not enough; of equal numbers the smallest replicas."
+        f" pipeline stages, at most {MAX_STAGES}, only where tensor parallelism is not enough; of equal numbers the"
+        " smallest replicas."
     )
     if search.demand.request_rate:
         yield (

@@ -12,6 +12,8 @@ from kvplan.specs import ModelSpec
 
 __all__ = ["Lean", "Stage", "pipeline", "stage_ranges"]
 
+KEPT = 256  # per spec: a search asks for every number of tensor-parallel ranks and of stages on one GPU after another
+
 
 class Lean(NamedTuple):
     """The held parts folded for speed: bytes of one sequence at S tokens without a ledger. Same numbers, tested."""
@@ -87,7 +89,7 @@ def pipeline(spec: ModelSpec, settings: Settings) -> tuple[Stage, ...]:
     memo: dict[object, tuple[Stage, ...]] = spec.__dict__.setdefault("_pipelines", {})
     key = (s.formats, s.quantization, s.engine, s.tp, s.pp, s.encoder_context, s.page)
     if key not in memo:
-        if len(memo) > 64:
+        if len(memo) > KEPT:
             memo.clear()
         plan = profile(spec, s.engine.parts_of).plan
         known = weights_known(spec, s.formats.compute.name, s.quantization)

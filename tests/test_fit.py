@@ -257,6 +257,19 @@ def legal(model: str, tp: int) -> bool:
     return True
 
 
+def test_stages_are_tried_up_to_64() -> None:
+    """Layers of 8 × 8192² bf16 parameters, 1.07 GB: some ten fit on a GPU, 100 take ten stages and 1,000 about a hundred."""
+    flags: dict[str, Any] = {"context": 128, "gpu": "rtx-3060-12gb", "kv_dtype": "auto", "tp": 1, "max_gpus": 200}
+    numbers = {"layers": 100, "hidden": 8192, "heads": 64, "kv_heads": 1, "ffn": 16384, "vocab": 256}
+    found = kvplan.fit(**numbers, **flags)
+    more = kvplan.fit(**numbers | {"layers": 1000}, **flags)
+
+    assert [10 <= row.pp <= 12 for row in found.rows] == [True]
+    assert not more.rows
+    assert 64 >= more.failures[0].pp
+    assert "at most 64" in found.notes[0]
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_what_a_search_asks_is_what_a_plan_answers(engine: str) -> None:
     """``batches`` and ``bounds`` leave out all other numbers of a plan and say the same of theirs."""
@@ -459,6 +472,11 @@ def test_text_keeps_to_the_terminal(width: int) -> None:
         ("--tp 3 --gpu h100", "tp: got 3, allowed: a divisor of the 32 attention heads"),
         ("--tp 1,x", "tp: got 'x'"),
         ("--max-gpus 0", "max_gpus: got '0'"),
+        ("--max-gpus 1M", "max_gpus: got 1048576, allowed: at most 65,536"),
+        (
+            " ".join(f"--kv-dtype q{n}_k --weight-dtype q{n}_k" for n in (2, 3, 4, 5, 6, 8)) + " -e ideal -e vllm",
+            "gpu × engine × format: got '6,120', allowed: at most 4,096",  # 85 GPUs × 2 × 36
+        ),
         ("--top -1", "--top: got '-1'"),
         ("--gpu-memory-utilization 3", "gpu_memory_utilization: got 3.0"),
     ],

@@ -199,10 +199,25 @@ def _class(case: Case, rules: Rules) -> str:
     return "wide" if memory >= 70 * GIB and not slow else "small"
 
 
+def plain(case: Case) -> Case:
+    """The case without what has no say in its layers: lengths, the stage, and a GPU but for the kernels it has."""
+    kernels = next((name for name in ("Blackwell", "Hopper") if case.architecture.startswith(name)), "")
+    return case._replace(
+        context=0,
+        batch=0,
+        pp=1,
+        layers=range(0),
+        encoder_context=0,
+        memory_bytes=None,
+        architecture=kernels or ("another" if case.architecture else ""),
+        kind="",
+    )
+
+
 def layers_of(case: Case, rules: Rules) -> Aligned:
     """Every layer of the model that vLLM caches, in order, with pages that groups can share.
 
-    Neither the stage nor the length of requests has a say in it, nor what a GPU is apart from its architecture.
+    Of a ``plain`` case: what that leaves out has no say in it.
     """
     stores = profile(case.spec).plan.stores
     dcp = case.option("decode_context_parallel_size", 1)

@@ -26,7 +26,7 @@ SAMPLER_ROW = 2 + 4 + 4 + 8
 MOE_CHUNK = 32768  # tokens that the fused experts work on at once
 GRAPH_BYTES = 4 * MIB  # of one captured graph beside the activations of the first
 LATENT_WORKSPACE = 65536  # rows of the chunked-prefill workspace of MLA at most
-KEPT_PEAKS = 64  # per spec
+KEPT_PEAKS = 512  # per spec
 NCCL_BYTES = 512 * MIB  # published: 0.1 to 1.5 GiB per rank
 
 
@@ -155,7 +155,12 @@ def _rope(case: Case, compute: int) -> int:
 
 def _workspace(case: Case, known: Rules, compute: int) -> int:
     """FlashInfer's buffer (394 MiB) where it is the default, and the rows that MLA gathers in chunked prefill."""
-    latent = next((m for layer in case.spec.layers for m in layer.mixers if isinstance(m, Latent)), None)
+    memo: dict[str, Latent | None] = case.spec.__dict__
+    if "_vllm_latent" not in memo:
+        memo["_vllm_latent"] = next(
+            (m for layer in case.spec.layers for m in layer.mixers if isinstance(m, Latent)), None
+        )
+    latent = memo["_vllm_latent"]
     size = 394 * MIB if case.architecture.startswith("Blackwell") and latent is None else 0
     if latent is not None:
         size += _workspace_rows(case, known) * (latent.kv_rank + latent.rope_dim) * compute

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kvplan.engines.policy import Case, Cases, Line, Pool, Rooms, Stated
 from kvplan.engines.vllm import v0
-from kvplan.engines.vllm.layers import Aligned, batched_tokens, layers_of, limits_of, sequences
+from kvplan.engines.vllm.layers import Aligned, batched_tokens, layers_of, limits_of, plain, sequences
 from kvplan.engines.vllm.planning import (
     Group,
     Limits,
@@ -28,7 +28,9 @@ from kvplan.errors import InvalidInput
 __all__ = ["admits", "caches", "most", "pool", "states"]
 
 GIB = 2**30
-KEPT_PLANS = 1024  # per spec; a search asks for one per stage of every number of stages, on every architecture of GPUs
+KEPT_PLANS = (
+    1024  # per spec; a search asks for one per stage of every number of stages, on GPUs of several architectures
+)
 DETAILS = "https://docs.vllm.ai/en/latest/configuration/conserving_memory/"
 SOURCE = "vllm, v1/core/kv_cache_planning.py (kv_cache_utils.py up to 0.31) and v1/kv_cache_interface.py"
 
@@ -58,24 +60,25 @@ class Planned(NamedTuple):
 def plan_of(case: Case) -> Planned:
     """Groups the layers of the model as its release does, and takes those of this stage; remembered on the spec."""
     known = rules(case.version)
-    alike = (case.formats, case.tp, case.version, case.architecture, tuple(sorted(case.options.items())))
+    asked = plain(case)
+    alike = (asked.formats, asked.tp, asked.version, asked.architecture, tuple(sorted(asked.options.items())))
     plans: dict[object, Planned] = case.spec.__dict__.setdefault("_vllm_plans", {})
     key = (*alike, case.pp, case.layers)
     if key not in plans:
         if len(plans) >= KEPT_PLANS:
             plans.clear()
-        plans[key] = _plan(case, known, *_grouped(case, known, alike))
+        plans[key] = _plan(case, known, *_grouped(case, asked, known, alike))
     return plans[key]._replace(limits=limits_of(case, known))
 
 
-def _grouped(case: Case, known: Rules, alike: tuple[object, ...]) -> tuple[Aligned, list[Group]]:
+def _grouped(case: Case, asked: Case, known: Rules, alike: tuple[object, ...]) -> tuple[Aligned, list[Group]]:
     """The layers and their groups; where a release groups those of the whole model, every stage sees the same."""
     memo: dict[object, tuple[Aligned, list[Group]]] = case.spec.__dict__.setdefault("_vllm_groups", {})
     key = alike if known.global_groups else (*alike, case.layers)
     if key not in memo:
         if len(memo) >= KEPT_PLANS:
             memo.clear()
-        aligned = layers_of(case, known)
+        aligned = layers_of(asked, known)
         memo[key] = aligned, _groups(case, known, aligned)
     return memo[key]
 
