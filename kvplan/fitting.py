@@ -18,7 +18,7 @@ from kvplan.formats import find_format
 from kvplan.planner import answer, batches, bounds
 from kvplan.report import Report
 from kvplan.roofline import Bound, peak_flops
-from kvplan.settings import Settings
+from kvplan.settings import MOST_RANKS, Settings
 from kvplan.solver import largest
 from kvplan.specs import ModelSpec
 from kvplan.text import Ours, markdown, shell, to_csv, to_json
@@ -30,9 +30,8 @@ __all__ = ["ORDERS", "Demand", "Failure", "Fit", "Question", "Row", "fitted", "r
 # Ranks that share one box with a fast link; more are asked for with --tp.
 TENSOR_PARALLEL = (1, 2, 4, 8)
 MAX_GPUS = 64
-# Of one replica; and what a question may ask for: as many ranks as a plan takes, and a row of each GPU, engine and format.
+# Of one replica: more than anybody runs. And of a question: a row for each GPU, engine and format.
 MAX_STAGES = 64
-LARGEST_MAX_GPUS = 2**16
 MOST_ROWS = 4096
 SHOWN = 15
 PUBLISHED = "as published"
@@ -387,26 +386,26 @@ class Replica:
     def __init__(self, fits: Callable[[int], bool], near: Callable[[], int]) -> None:
         self.fits = fits
         self.near = near  # a number near the most, where to look first
-        self.fewest = 0  # that are known to be held
-        self.too_many: float = math.inf  # that are known not to be
+        self.held = 0  # the most that is known to be held
+        self.too_many: float = math.inf  # the fewest that are known not to be
 
     def holds(self, sequences: int) -> bool:
         """Whether it holds so many at once."""
-        if sequences <= self.fewest:
+        if sequences <= self.held:
             return True
         if sequences >= self.too_many:
             return False
         if self.fits(sequences):
-            self.fewest = sequences
+            self.held = sequences
             return True
         self.too_many = sequences
         return False
 
     def most(self) -> int | None:
         """The most that it holds; None where nothing binds."""
-        if self.fewest + 1 != self.too_many:
+        if self.held + 1 != self.too_many:
             return largest(self.holds, self.near())
-        return self.fewest
+        return self.held
 
 
 class Attempt(NamedTuple):
@@ -444,8 +443,8 @@ def fitted(
     """
     if order not in ORDERS:
         raise UnknownName("order", order, ORDERS)
-    if max_gpus > LARGEST_MAX_GPUS:
-        raise InvalidInput("max_gpus", max_gpus, f"at most {LARGEST_MAX_GPUS:,}")
+    if max_gpus > MOST_RANKS:
+        raise InvalidInput("max_gpus", max_gpus, f"at most {MOST_RANKS:,}")
     for name in (*(name for pair in formats for name in pair),):
         if name is not None and name != "auto" and not any(name in dict(find_engine(e).cache_names) for e in engines):
             find_format(name, "kv_dtype or weight_dtype")

@@ -10,11 +10,12 @@ from kvplan.formats import find_format
 from kvplan.specs import PLAIN, Attention, ModelSpec, Quantization, QuantRule, Recurrent, Storage
 from kvplan.units import parse_bytes, parse_count
 
-__all__ = ["DEFAULT_CONTEXT", "PREFILL_CHUNK", "Settings", "read_settings"]
+__all__ = ["DEFAULT_CONTEXT", "MOST_RANKS", "PREFILL_CHUNK", "Settings", "read_settings"]
 
 DEFAULT_CONTEXT = 8192
 # Tokens that run at once when a prompt is fed in chunks: vLLM's max_num_batched_tokens on GPUs of 70 GiB and more.
 PREFILL_CHUNK = 8192
+MOST_RANKS = 2**16  # of each kind of parallelism
 MIB = 2**20
 # CUDA context and loaded kernels, outside torch's allocator; published measurements run from 107 to 616 MiB.
 RUNTIME_BYTES = {"datacenter": 614 * MIB, "tpu": 614 * MIB, "accelerator": 614 * MIB}
@@ -319,8 +320,8 @@ def _weight_format(spec: ModelSpec, weight_dtype: str | None) -> Quantization | 
 
 
 def _check_parallel(spec: ModelSpec, tp: int, pp: int, dp: int) -> None:
-    if max(tp, pp, dp) > 2**16:
-        raise InvalidInput("tp, pp, dp", max(tp, pp, dp), "at most 65536 ranks")
+    if max(tp, pp, dp) > MOST_RANKS:
+        raise InvalidInput("tp, pp, dp", max(tp, pp, dp), f"at most {MOST_RANKS} ranks")
     if pp > max(len(spec.layers), 1):
         raise InvalidInput("pp", pp, f"at most one stage per layer ({len(spec.layers)})")
     if tp == 1:
