@@ -232,11 +232,11 @@ def of_json(data: bytes, rng: Random, others: Callable[[Random], Any]) -> bytes:
     if not isinstance(value, (dict, list)) or rng.random() < 0.02:
         return of_bytes(data, rng)
     raws = _Raws()
-    for _ in range(rng.choice((1, 1, 1, 1, 2, 3))):
-        _edit(value, rng, raws, others)
     try:
+        for _ in range(rng.choice((1, 1, 1, 1, 2, 3))):
+            _edit(value, rng, raws, others)
         text = raws.written(value, rng)
-    except RecursionError:
+    except (RecursionError, ValueError):  # what an earlier change made too deep, or too long a number, to be written
         return of_bytes(data, rng)
     if rng.random() < 0.01:
         text = edited(text, rng, TEXTS)
