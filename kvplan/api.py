@@ -11,7 +11,7 @@ from kvplan.catalog import load
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
 from kvplan.planner import answer
 from kvplan.report import Report
-from kvplan.settings import Settings, read_settings
+from kvplan.settings import MOST_RANKS, Settings, read_settings
 from kvplan.specs import ModelSpec, replace
 from kvplan.text import shorten
 from kvplan.units import parse_count
@@ -127,7 +127,7 @@ def fit(
     engine: Sequence[str] | str = (),
     kv_dtype: Sequence[str] | str = (),
     weight_dtype: Sequence[str] | str = (),
-    tp: Sequence[int | str] | int | str = (),
+    tp: Sequence[int | str] | int | str | None = (),
     max_gpus: int | str = 64,
     by: str = "gpus",
     scheme: str | None = None,
@@ -169,22 +169,21 @@ def fit(
     options = _apart(flags.pop("engine_options", None), engines)
 
     def settings(engine: str = "ideal", **more: Any) -> Settings:
-        return read_settings(
-            shared_spec, scheme=scheme, engine=engine, engine_options=options.get(engine), **flags, **more
-        )
+        asked = flags | more
+        return read_settings(shared_spec, scheme=scheme, engine=engine, engine_options=options.get(engine), **asked)
 
     def ask(engine: str = "ideal", **more: Any) -> Report:
-        return plan(spec, scheme=scheme, engine=engine, engine_options=options.get(engine), **flags, **more)
+        asked = flags | more
+        return plan(spec, scheme=scheme, engine=engine, engine_options=options.get(engine), **asked)
 
-    ranks = [tp] if isinstance(tp, (int, str)) else list(tp)
     return fitted(
         Question(shared_spec, settings, ask),
         read_demand(spec.max_context, context, batch, input_len, output_len, request_rate),
         gpus=gpus,
         engines=engines,
         formats=formats,
-        tensor_parallel=[parse_count(n, "tp") for n in ranks] or TENSOR_PARALLEL,
-        max_gpus=parse_count(max_gpus, "max_gpus"),
+        tensor_parallel=_ranks(tp) or TENSOR_PARALLEL,
+        max_gpus=parse_count(max_gpus, "max_gpus", most=MOST_RANKS),
         order=by,
         always={
             "engine_options": options,
@@ -200,6 +199,19 @@ def fit(
             **flags,
         },
     )
+
+
+def _ranks(given: object) -> list[int]:
+    """Numbers of ranks: one, several, or text with commas between them; none where None is given."""
+    if given is None:
+        return []
+    if isinstance(given, str):
+        given = given.split(",")
+    elif isinstance(given, int):
+        given = [given]
+    if not isinstance(given, (list, tuple, set, frozenset, range)):
+        raise InvalidInput("tp", given, "a whole number, or a list of them")
+    return [parse_count(n, "tp", most=MOST_RANKS) for n in given]
 
 
 def _called(model: object) -> str | None:

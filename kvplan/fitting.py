@@ -12,17 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from kvplan.catalog import Gpu, find_gpu, gpu_names
+from kvplan.checkpoint import weights_known
 from kvplan.engines import find_engine
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
 from kvplan.formats import find_format
 from kvplan.planner import answer, batches, bounds
 from kvplan.report import Report
 from kvplan.roofline import Bound, peak_flops
-from kvplan.settings import MOST_RANKS, Settings
+from kvplan.settings import Settings
 from kvplan.solver import largest
 from kvplan.specs import ModelSpec
+from kvplan.stages import pipeline
 from kvplan.text import Ours, markdown, shell, to_csv, to_json
-from kvplan.units import format_bytes, format_count, format_parameters, format_seconds, parse_count
+from kvplan.units import LARGEST_COUNT, format_bytes, format_count, format_parameters, format_seconds, parse_count
 from kvplan.version import __version__
 
 __all__ = ["ORDERS", "Demand", "Failure", "Fit", "Question", "Row", "fitted", "read_demand"]
@@ -33,6 +35,8 @@ MAX_GPUS = 64
 # Of one replica: more than anybody runs. And of a question: a row for each GPU, engine and format.
 MAX_STAGES = 64
 MOST_ROWS = 4096
+# What is asked of a model alone leaves out what is meant for an engine.
+NO_ENGINE: dict[str, Any] = {"engine_version": None, "block_size": None}
 SHOWN = 15
 PUBLISHED = "as published"
 # More sequences at once than any engine schedules, and more replicas than anybody runs.
@@ -334,6 +338,8 @@ def read_demand(
     inputs = outputs = 0
     if input_len is not None and output_len is not None:
         inputs, outputs = parse_count(input_len, "input_len"), parse_count(output_len, "output_len")
+        if inputs + outputs > LARGEST_COUNT:
+            raise InvalidInput("input_len + output_len", inputs + outputs, "at most 2**48 tokens together")
         if context is not None and parse_count(context, "context") != inputs + outputs:
             raise InvalidInput("context", context, f"--input-len + --output-len ({inputs + outputs}), or left out")
         context = inputs + outputs
@@ -348,10 +354,10 @@ def read_demand(
         raise InvalidInput("batch", batch, "left out with --request-rate: Little's law gives it")
     try:
         rate = float(request_rate)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         rate = math.nan
     if isinstance(request_rate, bool) or not 0 < rate < 1e12:
-        raise InvalidInput("request_rate", request_rate, "requests per second above 0, e.g. 2.5")
+        raise InvalidInput("request_rate", request_rate, "requests per second above 0 and below 10**12, e.g. 2.5")
     return Demand(tokens, 0, inputs, outputs, rate)
 
 
@@ -375,7 +381,7 @@ class Search(NamedTuple):
     tensor_parallel: tuple[int, ...]  # that the model's heads allow
     max_gpus: int
     always: dict[str, Any]  # keywords that every plan of this question has
-    weights: dict[tuple[Way, int, int], int | None]  # on the fullest GPU: bytes
+    weights: dict[tuple[Way, int, int], int]  # on the fullest GPU: bytes
     paces: dict[tuple[str, Way, int, int], Pace]
     replicas: dict[tuple[Any, ...], Replica]  # by what of a GPU says what it holds, way, tp and pp
 
@@ -441,15 +447,16 @@ def fitted(
     Raises UnknownName or InvalidInput for names and numbers that no GPU could answer, and what an engine says where it
     refuses the question on every GPU.
     """
+    if not isinstance(order, str):
+        raise InvalidInput("by", order, ", ".join(ORDERS))
     if order not in ORDERS:
         raise UnknownName("order", order, ORDERS)
-    if max_gpus > MOST_RANKS:
-        raise InvalidInput("max_gpus", max_gpus, f"at most {MOST_RANKS:,}")
-    for name in (*(name for pair in formats for name in pair),):
-        if name is not None and name != "auto" and not any(name in dict(find_engine(e).cache_names) for e in engines):
-            find_format(name, "kv_dtype or weight_dtype")
+    for field, names in zip(("kv_dtype", "weight_dtype"), zip(*formats, strict=True), strict=True):
+        for name in names:
+            if name not in (None, "auto") and not any(name in dict(find_engine(e).cache_names) for e in engines):
+                find_format(name, field)
     devices, left_out = _devices(gpus)
-    plain = question.answer(context=demand.context)
+    plain = question.answer(context=demand.context, **NO_ENGINE)
     if formats is DEFAULT_FORMATS and plain.answer.settings.quantization is not None:
         formats = [pair for pair in formats if pair[1] is None]  # few bits as published
     legal, illegal = _legal(question, sorted(set(tensor_parallel)))
@@ -514,7 +521,7 @@ def _legal(question: Question, wanted: Sequence[int]) -> tuple[tuple[int, ...], 
     legal, refused = [], None
     for tp in wanted:
         try:
-            question.settings(tp=tp)
+            question.settings(tp=tp, **NO_ENGINE)
         except InvalidInput as e:
             if e.field != "tp":
                 raise
@@ -581,7 +588,10 @@ def _attempts(search: Search, gpu: Gpu, way: Way) -> Iterator[Attempt]:
         best, tried = min(best, attempt.gpus), [*tried, tp]
         yield attempt
     if not tried:
-        raise refused or InvalidInput("tp", search.tensor_parallel[0], f"at most max_gpus ({search.max_gpus})")
+        tp = search.tensor_parallel[0]
+        if refused is None and single and tp <= search.max_gpus:
+            raise InvalidInput("tp", tp, "1 on a system on a chip that no link joins to others")
+        raise refused or InvalidInput("tp", tp, f"at most max_gpus ({search.max_gpus})")
     if best <= search.max_gpus or single:
         return
     tp = tried[-1]
@@ -606,8 +616,9 @@ def _replicas(search: Search, gpu: Gpu, way: Way, tp: int, pp: int, most: int) -
         return None
     if demand.request_rate:
         pace = _pace(search, gpu, way, tp, pp)
-        # not even of replicas without bounds: what one holds is asked afterwards, for it costs more
-        if (pace.replicas(demand.request_rate, None) or math.inf) > most:
+        # whether one holds what is needed at least costs less than what it holds at most
+        least = pace.least(demand.request_rate / most)
+        if least is None or not replica.holds(least):
             return None
         each = replica.most()
         needed = pace.replicas(demand.request_rate, each) if each != 0 else None
@@ -629,15 +640,9 @@ def _replica(search: Search, gpu: Gpu, way: Way, tp: int, pp: int) -> Replica | 
     key = (way, tp, pp)
     context = search.demand.context
     if key not in search.weights:
-        one = search.question.answer(context=context, tp=tp, pp=pp, **way.flags).answer
-        search.weights[key] = one.weights_per_gpu
-    weights = search.weights[key]
-    if weights is None:
-        raise InvalidInput(
-            "weight_dtype", way.weight_dtype, "a format: the bytes of this checkpoint's weights are unknown"
-        )
+        search.weights[key] = _weights(search, way, tp, pp)
     # an engine with rules of its own may put weights elsewhere, others cannot
-    if weights >= gpu.memory_bytes and find_engine(way.engine).policy is None:
+    if search.weights[key] >= gpu.memory_bytes and find_engine(way.engine).policy is None:
         return None
     # GPUs that differ by name and speed alone hold the same
     place = (gpu.memory_bytes, gpu.architecture, gpu.kind, gpu.vendor, key)
@@ -645,6 +650,18 @@ def _replica(search: Search, gpu: Gpu, way: Way, tp: int, pp: int) -> Replica | 
         settings = search.question.settings(context=context, gpu=gpu.name, tp=tp, pp=pp, **way.flags)
         search.replicas[place] = Replica(*batches(search.question.spec, settings))
     return search.replicas[place]
+
+
+def _weights(search: Search, way: Way, tp: int, pp: int) -> int:
+    """Bytes of weights on the fullest GPU. Raises InvalidInput where they are unknown, or the engine refuses the ranks."""
+    question, context = search.question, search.demand.context
+    s = question.settings(context=context, tp=tp, pp=pp, **way.flags)
+    if not weights_known(question.spec, s.formats.compute.name, s.quantization):
+        rule = "a format: the bytes of this checkpoint's weights are unknown"
+        raise InvalidInput("weight_dtype", way.weight_dtype, rule)
+    if pp == 1:  # whatever an engine says against the question, it says without stages
+        answer(question.spec, s, limits=False)
+    return max(stage.weights for stage in pipeline(question.spec, s))
 
 
 def _sequences(search: Search, gpu: Gpu, way: Way, tp: int, pp: int, dp: int) -> int | None:
@@ -662,6 +679,7 @@ class Pace(NamedTuple):
     compute: float  # seconds of arithmetic that one request costs, whatever runs beside it
     steps: int  # decode steps of a request: its first token comes out of the prefill
     step: Callable[[int], float]  # seconds of one step of so many sequences, the mean of the first and the last
+    stages: int  # that work at once, of as many sequences
     known: dict[int, float]  # latencies by sequences
 
     def latency(self, sequences: int) -> float:
@@ -684,6 +702,18 @@ class Pace(NamedTuple):
 
         short = largest(slow, math.ceil(rate * max(latency / n, self.compute)))
         return None if short is None else short + 1
+
+    def least(self, rate: float) -> int | None:
+        """A number of sequences below which so many requests per second do not pass, near the fewest; None where none let.
+
+        From below: latency is least where every stage has a sequence, and grows from there on.
+        """
+        if rate * self.compute > 1 or rate * self.latency(UNBOUNDED) > UNBOUNDED:
+            return None
+        n = 1
+        for _ in range(3):
+            n = max(n, math.ceil(rate * self.latency(max(n, self.stages)) * (1 - 1e-9)))
+        return min(n, UNBOUNDED)
 
     def concurrency(self, rate: float) -> int | None:
         """The fewest sequences at once that let so many requests per second pass: n >= rate x latency(n).
@@ -728,7 +758,7 @@ def _paced(search: Search, gpu: Gpu, way: Way, tp: int, pp: int) -> Pace:
     steps = demand.output_len - 1
     compute = _arithmetic(s, gpu, prompt)
     compute += steps * sum(_arithmetic(s, gpu, bound) for bound in decodes(1)) / 2
-    return Pace(prompt.seconds, compute, steps, lambda n: sum(b.seconds for b in decodes(n)) / 2, {})
+    return Pace(prompt.seconds, compute, steps, lambda n: sum(b.seconds for b in decodes(n)) / 2, pp, {})
 
 
 def _arithmetic(s: Settings, gpu: Gpu, bound: Bound) -> float:
@@ -809,7 +839,10 @@ def _failure(search: Search, gpu: Gpu, way: Way, attempts: Sequence[Attempt]) ->
     binding, size = c.binding, _size(c.binding, parts)
     usable = format_bytes(c.usable_bytes)
     more = f"{ranks} × dp {replicas} = {tp * pp * (replicas or 0)} GPUs would do, {search.max_gpus} are allowed"
-    if each is None:
+    replica = _replica(search, gpu, way, tp, pp)
+    if each is None and (replicas is not None or (replica is not None and replica.holds(1))):
+        if replicas is None:
+            more = f"not even {UNBOUNDED:,} replicas of {ranks} would do"
         pace = _pace(search, gpu, way, tp, pp)
         # in a time that no number of sequences shortens: of all bounds, arithmetic or the reading of caches
         binding, size = "rate/compute", None
@@ -844,12 +877,14 @@ def _failure(search: Search, gpu: Gpu, way: Way, attempts: Sequence[Attempt]) ->
 def _nearest(search: Search, gpu: Gpu, way: Way, attempts: Sequence[Attempt]) -> Attempt:
     """Of the attempts the one that would take the fewest GPUs, whatever is allowed; of equal ones the largest replicas.
 
-    Without a number of replicas where no number does. First come the smallest, best where an engine schedules only so
-    many sequences, then the largest, which share the weights best: one question says of most others that they lose.
+    Without a number of replicas where no number does. One question says of most attempts that they lose, and few win
+    on the way: first come the smallest, best where an engine schedules only so many sequences, then the largest, which
+    share the weights best, and then those between, each halving what is left.
     """
     nearest: Attempt | None = None
-    smallest, *others = sorted(attempts, key=lambda a: a.tp * a.pp)
-    for attempt in (smallest, *reversed(others)):
+    ordered = sorted(attempts, key=lambda a: a.tp * a.pp)
+    halving = sorted(range(1, len(ordered)), key=lambda i: int(f"{len(ordered) - 1 - i:016b}"[::-1], 2))
+    for attempt in (ordered[0], *(ordered[i] for i in halving)):
         ranks = attempt.tp * attempt.pp
         most = search.demand.batch or UNBOUNDED
         if nearest is not None and nearest.dp:

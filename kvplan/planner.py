@@ -200,7 +200,10 @@ def batches(spec: ModelSpec, s: Settings) -> tuple[Callable[[int], bool], Callab
         from kvplan.serving import held_at_once, near_batch
 
         return partial(held_at_once(spec, s, stages), s.context), partial(near_batch, spec, s, stages)
-    now = [(room, sequence_bytes(spec, s, lean, s.context)) for room, lean in _stage_rooms(s, stages)]
+    # most stages are alike
+    now = list(
+        dict.fromkeys((room, sequence_bytes(spec, s, lean, s.context)) for room, lean in _stage_rooms(s, stages))
+    )
     tightest = min((room // need for room, need in now if need), default=1)
     return partial(_fit_beside, spec, s, now), lambda: max(tightest, 1) * s.dp
 

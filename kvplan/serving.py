@@ -163,23 +163,33 @@ def held_at_once(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...]) -> Cal
     """
     policy = s.engine.policy
     assert policy is not None
+    few = _poorest(stages)
 
-    def fits(context: int, batch: int) -> bool:
+    def held(stages: tuple[Stage, ...], context: int, batch: int) -> bool:
         cases = _cases(spec, s, stages, context, -(-batch // s.dp))
         if policy.most is not None and cases[0].batch > policy.most(cases[0]):
             return False
         sizes = _sizes(_rooms(policy, s, stages, cases, True))
         return sizes is not None and min(sizes) >= 0 and policy.fits(cases, sizes)
 
-    return fits
+    # what few stages do not hold, all of them do not: most questions end there
+    return lambda context, batch: held(few, context, batch) and (few == stages or held(stages, context, batch))
+
+
+def _poorest(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """The first stage, which says what holds for all, and the one with the most weights."""
+    if len(stages) <= 2:
+        return stages
+    return stages[0], max(stages[1:], key=lambda stage: stage.weights)
 
 
 def near_batch(spec: ModelSpec, s: Settings, stages: tuple[Stage, ...]) -> int:
     """A batch near the largest, as if bytes grew in a line from those of the settings' batch."""
     policy = s.engine.policy
     assert policy is not None
-    cases = _cases(spec, s, stages, s.context, s.rank_sequences)
-    sizes = _sizes(_rooms(policy, s, stages, cases, True))
+    few = _poorest(stages)
+    cases = _cases(spec, s, few, s.context, s.rank_sequences)
+    sizes = _sizes(_rooms(policy, s, few, cases, True))
     return 1 if sizes is None else _near(policy, s, cases, sizes)
 
 
@@ -206,9 +216,16 @@ def _limits(
     if not inverted:
         held = fits(s.context, s.batch)
         return Limits(held, None, None, "" if held else _binding(policy, s, stages, now, rooms, 0))
+
+    def context_fits(context: int) -> bool:
+        try:
+            return fits(context, s.batch)
+        except InvalidInput:  # this length it answers, a longer one it refuses
+            return False
+
     batch_guess, context_guess = _guesses(policy, spec, s, stages, now, sizes)
     max_batch = largest(lambda batch: fits(s.context, batch), batch_guess)
-    max_context = largest(lambda context: fits(context, s.batch), context_guess)
+    max_context = largest(context_fits, context_guess)
     return Limits(fits(s.context, s.batch), max_batch, max_context, _binding(policy, s, stages, now, rooms, max_batch))
 
 
@@ -230,7 +247,10 @@ def _guesses(
         far = _cases(spec, s, stages, 2 * context, s.rank_sequences)
         lengths = []
         for case, double, room in zip(near, far, sizes, strict=True):
-            size, more = _size(policy.caches(case)), _size(policy.caches(double))
+            try:
+                size, more = _size(policy.caches(case)), _size(policy.caches(double))
+            except InvalidInput:  # a length that the engine refuses
+                continue
             if more > size:
                 lengths.append(context + (room - size) * context // (more - size))
         context = min(max(min(lengths, default=context), 1), LARGEST_COUNT // 2)

@@ -324,7 +324,8 @@ def _check_parallel(spec: ModelSpec, tp: int, pp: int, dp: int) -> None:
         raise InvalidInput("tp, pp, dp", max(tp, pp, dp), f"at most {MOST_RANKS} ranks")
     if pp > max(len(spec.layers), 1):
         raise InvalidInput("pp", pp, f"at most one stage per layer ({len(spec.layers)})")
-    if tp == 1:
+    legal: set[int] = spec.__dict__.setdefault("_legal_tp", set())
+    if tp == 1 or tp in legal:
         return
     for layer in spec.layers:
         for mixer in layer.mixers:
@@ -337,3 +338,4 @@ def _check_parallel(spec: ModelSpec, tp: int, pp: int, dp: int) -> None:
                 raise InvalidInput("tp", tp, f"a divisor of the {mixer.heads} attention heads")
             if isinstance(mixer, Attention) and mixer.kv_heads % tp and tp % mixer.kv_heads:
                 raise InvalidInput("tp", tp, f"a divisor or a multiple of the {mixer.kv_heads} KV heads")
+    legal.add(tp)

@@ -100,15 +100,16 @@ def _trim(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def parse_count(text: str | int, field: str, *, least: int = 1) -> int:
+def parse_count(text: str | int, field: str, *, least: int = 1, most: int = LARGEST_COUNT) -> int:
     """A whole number of tokens, sequences or devices; ``8k`` is 8192.
 
-    Raises InvalidInput for anything that is not a whole number within ``least``..2**48.
+    Raises InvalidInput for anything that is not a whole number within ``least``..``most``, 2**48 without it.
 
     >>> parse_count("8k", "context"), parse_count("131072", "context")
     (8192, 131072)
     """
-    rule = f"a whole number from {least:,} to 2**48, e.g. 4096, 8k, 1M"
+    largest = "2**48, e.g. 4096, 8k, 1M" if most == LARGEST_COUNT else f"{most:,}"
+    rule = f"a whole number from {least:,} to {largest}"
     if isinstance(text, int) and not isinstance(text, bool):
         value = text
     elif isinstance(text, str):
@@ -120,7 +121,7 @@ def parse_count(text: str | int, field: str, *, least: int = 1) -> int:
         value = int(digits) * COUNT[suffix]
     else:
         raise InvalidInput(field, text, rule)
-    if not least <= value <= LARGEST_COUNT:
+    if not least <= value <= most:
         raise InvalidInput(field, text, rule)
     return value
 

@@ -19,13 +19,15 @@ import tomli_w
 from typer.testing import CliRunner
 
 import kvplan
-from kvplan.catalog import gpu_names
+from kvplan.catalog import find_gpu, gpu_names
 from kvplan.cli import app
-from kvplan.engines import ENGINES
+from kvplan.engines import ENGINES, find_engine
 from kvplan.errors import InvalidInput, KvplanError, UnknownName
-from kvplan.fitting import ORDERS, read_demand
+from kvplan.fitting import ORDERS, Question, Search, Way, _paced, read_demand
 from kvplan.planner import answer, batches, bounds
+from kvplan.serving import _cases, _rooms, _sizes, held_at_once
 from kvplan.settings import read_settings
+from kvplan.stages import pipeline
 from tests.support import CONFIGS
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +110,32 @@ def test_engines_with_rules_of_their_own(engine: str) -> None:
         report = kvplan.plan(LLAMA, **row.flags)
         assert report.fits
         assert [size for _, size in report.memory()] == [row.weights_bytes, row.kv_bytes, row.overhead_bytes]
+
+
+def test_versions_and_blocks_go_to_the_engines() -> None:
+    """What is asked of the model alone leaves them out; an engine that does not know the version is refused."""
+    found = kvplan.fit(
+        LLAMA, gpu="h100", engine=["sglang", "vllm"], engine_version="0.10.0", block_size=32, kv_dtype="auto"
+    )
+
+    assert ["vllm 0.10.0"] == [row.engine for row in found.rows]
+    assert "--engine-version 0.10.0" in found.rows[0].command
+    assert kvplan.plan(LLAMA, **found.rows[0].flags).fits
+
+
+def test_a_row_of_lengths_beyond_which_the_engine_refuses() -> None:
+    """mlx-lm quantises from 5,000 tokens on, in groups that do not divide 96: shorter ones it answers, the row's plan too."""
+    options = {"kv_bits": 4, "kv_group_size": 128}
+    found = kvplan.fit(
+        "phi-3-mini-4k", context=4096, gpu="apple-m1-max-64gb", engine="mlx", engine_options=options, kv_dtype="auto"
+    )
+    report = kvplan.plan("phi-3-mini-4k", **found.rows[0].flags)
+
+    assert report.fits
+    assert report.capacity
+    assert 4999 == report.capacity.max_context
+    with pytest.raises(InvalidInput, match="kv_group_size"):
+        kvplan.plan("phi-3-mini-4k", **found.rows[0].flags | {"context": 5000})
 
 
 def test_engine_options_go_to_the_engines_that_know_them() -> None:
@@ -293,6 +321,36 @@ def test_what_a_search_asks_is_what_a_plan_answers(engine: str) -> None:
             assert 1 == len(held)
 
 
+@pytest.mark.parametrize("engine", [name for name in ENGINES if find_engine(name).policy])
+def test_what_a_few_stages_do_not_hold_all_do_not(engine: str) -> None:
+    """A question ends where the first stage and the heaviest say no: asked of all stages at once, the answer is the same."""
+    policy = find_engine(engine).policy
+    assert policy is not None
+    told = 0
+    for model, context in itertools.product(("gpt2", "gemma-3-12b", "qwen3-next-80b-a3b", "jamba-v0.1"), (500, 30_000)):
+        spec = kvplan.load(model)
+        for gpu, pp in itertools.product(("l4", "h100"), (3, 5, 8)):
+            s = read_settings(spec, gpu=gpu, pp=pp, context=context, engine=engine, kv_dtype=None)
+            stages = pipeline(spec, s)
+            try:
+                fits = held_at_once(spec, s, stages)
+
+                def whole(batch: int) -> bool:
+                    cases = _cases(spec, s, stages, s.context, batch)  # noqa: B023
+                    sizes = _sizes(_rooms(policy, s, stages, cases, True))  # noqa: B023
+                    return sizes is not None and min(sizes) >= 0 and policy.fits(cases, sizes)
+
+                answers = [(fits(s.context, batch), whole(batch)) for batch in (1, 2, 5, 30, 200, 1500)]
+            except InvalidInput:  # a model that this engine does not know
+                continue
+            most = policy.most(_cases(spec, s, stages, s.context, 1)[0]) if policy.most else 10**6
+            assert [a for a, _ in answers] == [
+                b and n <= most for (_, b), n in zip(answers, (1, 2, 5, 30, 200, 1500), strict=True)
+            ]
+            told += len({a for a, _ in answers}) == 2
+    assert told >= 3  # questions where some batches fit and some do not
+
+
 def test_a_search_asks_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     """A demand that nothing holds: a few questions per GPU, format and number of ranks, not a bisection of every one."""
     asked = 0
@@ -393,6 +451,39 @@ def test_more_requests_need_no_fewer_gpus() -> None:
     assert rows[-1].gpus > rows[0].gpus
 
 
+@pytest.mark.parametrize("stages", [1, 2, 6])
+def test_what_is_needed_at_least_is_no_more_than_is_needed(stages: int) -> None:
+    """Stages without sequences make a step slow: the bound from below holds there too, and replicas agree with it."""
+    spec = kvplan.load("gemma-3-12b")
+    question = Question(spec, lambda **flags: read_settings(spec, **flags), kvplan.plan)
+    demand = read_demand(None, input_len=8000, output_len=4000, request_rate=1)
+    search = Search(question, demand, (1,), 64, {}, {}, {}, {})
+    pace = _paced(search, find_gpu("arc-b580-12gb"), Way("ideal", None, None, ""), 1, stages)
+    found = {}
+    for rate in (0.001, 0.01, 0.03, 0.1, 0.2, 0.5, 1):
+        least, needed = pace.least(rate), pace.concurrency(rate)
+        assert (least is None) == (needed is None)
+        if least is not None and needed is not None:
+            assert 1 <= least <= needed
+            found[needed] = least
+            replicas = pace.replicas(rate, needed)
+            assert replicas == 1
+            assert needed == 1 or (pace.replicas(rate, needed - 1) or 2) > 1
+    assert len(found) >= 3
+
+
+def test_no_number_of_replicas_is_none_said() -> None:
+    """Where nothing would do, the failure names no number: 10**11 requests are too many, and 750 GiB too much for 4 x 15."""
+    lengths: dict[str, Any] = {"input_len": "2k", "output_len": 500, "gpu": "t4"}
+    many = kvplan.fit(LLAMA, request_rate=1e11, **lengths).failures[0]
+    large = kvplan.fit("llama-3.1-405b", request_rate=1e6, max_gpus=4, kv_dtype="auto", **lengths).failures[0]
+
+    assert ("rate/compute", None) == (many.binding, many.gpus_needed)
+    assert "not even 65,536 replicas of tp 8 × pp 8 would do" in many.why
+    assert ("weights", None) == (large.binding, large.gpus_needed)
+    assert "None" not in many.why + large.why
+
+
 def test_too_slow_says_so() -> None:
     """Where arithmetic is the limit, the failure names it and the number of GPUs that would do."""
     found = kvplan.fit("llama-3.1-70b", input_len=4000, output_len=10, request_rate=50, gpu="t4", weight_dtype="int4")
@@ -472,7 +563,19 @@ def test_text_keeps_to_the_terminal(width: int) -> None:
         ("--tp 3 --gpu h100", "tp: got 3, allowed: a divisor of the 32 attention heads"),
         ("--tp 1,x", "tp: got 'x'"),
         ("--max-gpus 0", "max_gpus: got '0'"),
-        ("--max-gpus 1M", "max_gpus: got 1048576, allowed: at most 65,536"),
+        ("--max-gpus 1M", "max_gpus: got '1M', allowed: a whole number from 1 to 65,536"),
+        ("--kv-dtype q9", "unknown kv_dtype (storage format) 'q9'"),
+        ("--weight-dtype q9", "unknown weight_dtype (storage format) 'q9'"),
+        ("--tp 2 -g apple-m1-max-64gb", "tp: got 2, allowed: 1 on a system on a chip that no link joins to others"),
+        ("--engine-version 0.10.0", "engine_version: got '0.10.0', allowed: none: ideal has no versions"),
+        (
+            "--input-len 281474976710655 --output-len 2",
+            "input_len + output_len: got 281474976710657, allowed: at most 2**48",
+        ),
+        (
+            "--isl 1 --osl 1 --request-rate 1e12",
+            "request_rate: got '1e12', allowed: requests per second above 0 and below",
+        ),
         (
             " ".join(f"--kv-dtype q{n}_k --weight-dtype q{n}_k" for n in (2, 3, 4, 5, 6, 8)) + " -e ideal -e vllm",
             "gpu × engine × format: got '6,120', allowed: at most 4,096",  # 85 GPUs × 2 × 36
@@ -531,6 +634,30 @@ def test_the_start_stays_light() -> None:
         "assert not {'numpy', 'torch', 'pandas', 'sympy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=os.environ | {"KVPLAN_PRESETS": ""})
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"tp": 2.0}, "tp: got 2.0"),
+        ({"tp": b"2"}, "tp: got"),
+        ({"by": None}, "by: missing, allowed: gpus"),
+        ({"by": ["gpus"]}, "by: got"),
+        ({"request_rate": 10**400, "input_len": 1, "output_len": 1}, "request_rate: got"),
+    ],
+)
+def test_wrong_types_are_typed(flags: dict[str, Any], says: str) -> None:
+    """In Python too: one line that names the field."""
+    with pytest.raises(InvalidInput) as error:
+        kvplan.fit(LLAMA, gpu="h100", **flags)
+    assert says in str(error.value)
+    assert 1 == len(str(error.value).splitlines())
+
+
+def test_several_ranks_in_a_text() -> None:
+    """As on the command line; None is what is tried without a word."""
+    assert [2, 4] == kvplan.fit(LLAMA, gpu="h100", tp="2,4").to_dict()["inputs"]["tp"]
+    assert [1, 2, 4, 8] == kvplan.fit(LLAMA, gpu="h100", tp=None).to_dict()["inputs"]["tp"]
 
 
 def test_errors_are_typed() -> None:

@@ -101,8 +101,6 @@ def fit(
     from kvplan.cli import flags_of, screen
 
     flags = flags_of(given)
-    if "tp" in flags:
-        flags["tp"] = flags["tp"].split(",")
     import kvplan
 
     rows = parse_count(flags.pop("top", 15), "--top")
