@@ -6,7 +6,8 @@ Read from ``src/llama-context.cpp`` (context and batch sizes), ``src/llama-kv-ca
 ``src/llama-kv-cache-msa.cpp``, ``src/llama-kv-cache-dsv4.cpp``, ``src/llama-hparams.cpp`` and ``src/llama-model.cpp``
 (which memory an architecture gets). ``kvplan validate --reference llama.cpp`` asks that library itself.
 
-``--parallel`` is the batch and ``--ctx-size`` context x batch where they are not given. A server started with
+``--parallel`` is the batch and ``--ctx-size`` context x batch where they are not given; of more slots than sequences,
+context x slots, for a slot without a sequence has its share too (not in one stream that all share). A server started with
 ``-np B`` keeps one stream per sequence, so that is the default here; what it does without ``-np`` (four slots that
 share one stream) is ``parallel=4, kv_unified=true``.
 
@@ -171,7 +172,10 @@ class Sizes(NamedTuple):
 def _sizes(case: Case) -> Sizes:
     rules = _rules(case.version)
     n_seq = case.option("parallel", case.batch)
-    asked = case.option("ctx_size", case.context * case.batch)
+    unified = bool(case.option("kv_unified", False)) or not rules.streams
+    # where nobody says, as much as the question takes: every slot has the same share, used or not
+    held = case.batch if unified else max(case.batch, n_seq)
+    asked = case.option("ctx_size", case.context * held)
     if asked == 0:
         if case.spec.max_context is None:
             raise InvalidInput("engine_options ctx_size", 0, f"a number of tokens: {case.spec.name} states no limit")
@@ -180,7 +184,6 @@ def _sizes(case: Case) -> Sizes:
     n_batch = min(asked, case.option("batch_size", 2048))
     n_ubatch = min(n_batch, case.option("ubatch_size", 512) or n_batch)
     pad = rules.pad[flash]
-    unified = bool(case.option("kv_unified", False)) or not rules.streams
     if unified:
         cells = n_ctx = ceil_to(asked, pad)
     else:

@@ -230,6 +230,26 @@ def test_batch_and_context_make_the_context_size() -> None:
     assert 1024 * 1024 == report["kv"]["bytes_per_sequence"]
 
 
+def test_slots_without_a_sequence_have_their_share() -> None:
+    """32 slots of 4,096 cells where 16 sequences ask for as many tokens: 32 x 4,096; in one stream, which all share, half."""
+    apart = {"parallel": 32}
+    shared = {"parallel": 32, "kv_unified": True}
+    flags: dict[str, Any] = {"engine": "llama.cpp", "context": 4096, "gpu": "h100"}
+
+    for batch, options, cells in (
+        (16, apart, 131_072),
+        (32, apart, 131_072),
+        (16, shared, 65_536),
+        (32, shared, 131_072),
+    ):
+        report = kvplan.plan("llama-3.1-8b", batch=batch, engine_options=options, **flags)
+        assert cells == report.engine["facts"]["n_ctx"]
+        assert report.fits
+        assert report.capacity
+        assert report.capacity.max_batch == 32
+    assert not kvplan.plan("llama-3.1-8b", batch=33, engine_options=apart, **flags).fits
+
+
 def test_a_context_of_zero_is_the_models_own() -> None:
     assert 131072 == plan(ctx_size=0)["engine"]["facts"]["n_ctx"]
     with pytest.raises(InvalidInput, match="ctx_size"):
