@@ -159,7 +159,8 @@ def memory_bar(report: Report, width: int) -> list[Text]:
     if used <= usable:
         parts = [*parts, ("free", usable - used)]
     whole = max(usable, used)
-    cells = [max(round(size * (width - 2) / whole), 1 if size else 0) for _, size in parts]
+    # never wider than the line, whatever an engine makes of options that nobody sets
+    cells = [min(max(round(size * (width - 2) / whole), 1 if size else 0), width - 2) for _, size in parts]
     cells[cells.index(max(cells))] += width - 2 - sum(cells)  # what rounding left over, where it shows least
     bar, legend = Text("▕"), []
     for (style, block), n, (name, size) in zip(SEGMENTS, cells, parts, strict=False):

@@ -159,7 +159,9 @@ def room(case: Case, budget: Budget) -> Room:
         kept.append(Line("engine/runtime reserve", runtime, 0, formula, "LMDeploy 0.16.0, executor/base.py"))
     size = int((free - runtime) * share)
     formula = f"free memory x (1 - {share:g})"
-    kept.append(Line("engine/cache_max_entry_count", free - runtime - size, 0, formula, PYTORCH if runtime else SLABS))
+    # where nothing is free, no share of it is kept back
+    left = max(free - runtime - size, 0)
+    kept.append(Line("engine/cache_max_entry_count", left, 0, formula, PYTORCH if runtime else SLABS))
     return Room(size, tuple(kept))
 
 

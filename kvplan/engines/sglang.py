@@ -362,7 +362,8 @@ def room(case: Case, budget: Budget) -> Room:
     loaded: int | None = case.option("avail_mem", None)
     if budget.weights is None and loaded is None:
         return Room(None)
-    before = (budget.memory_bytes - budget.runtime_bytes) / GIB
+    # nothing is free where the context alone takes more: below zero, a share of it would be room
+    before = max(budget.memory_bytes - budget.runtime_bytes, 0) / GIB
     fraction = _fraction(case)
     slack = before * (1 - fraction)
     seeing = VLM_CACHE if _vision(case) else 0

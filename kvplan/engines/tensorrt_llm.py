@@ -176,7 +176,7 @@ def room(case: Case, budget: Budget) -> Room:
         ),
         Line(
             "engine/free_gpu_memory_fraction",
-            free - size,
+            max(free - size, 0),  # where nothing is free, no share of it is kept back
             0,
             f"free memory x (1 - {fraction:g})",
             PROFILE,
