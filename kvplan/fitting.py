@@ -838,11 +838,12 @@ def _failure(search: Search, gpu: Gpu, way: Way, attempts: Sequence[Attempt]) ->
     ranks = f"tp {tp}" + (f" × pp {pp}" if pp > 1 else "")
     binding, size = c.binding, _size(c.binding, parts)
     usable = format_bytes(c.usable_bytes)
-    more = f"{ranks} × dp {replicas} = {tp * pp * (replicas or 0)} GPUs would do, {search.max_gpus} are allowed"
+    if replicas is None:
+        more = f"not even {UNBOUNDED:,} replicas of {ranks} would do"
+    else:
+        more = f"{ranks} × dp {replicas} = {tp * pp * replicas} GPUs would do, {search.max_gpus} are allowed"
     replica = _replica(search, gpu, way, tp, pp)
     if each is None and (replicas is not None or (replica is not None and replica.holds(1))):
-        if replicas is None:
-            more = f"not even {UNBOUNDED:,} replicas of {ranks} would do"
         pace = _pace(search, gpu, way, tp, pp)
         # in a time that no number of sequences shortens: of all bounds, arithmetic or the reading of caches
         binding, size = "rate/compute", None

@@ -738,7 +738,12 @@ ENGINE = Engine(
     utilization=1.0,
     source="llama.cpp 0c1e57098 (llama-cpp-python 0.3.36), src/llama-context.cpp and src/llama-kv-cache*.cpp",
     options=(
-        Option("ctx_size", "count", "cells of the whole context; default context x batch, 0: the model's own", least=0),
+        Option(
+            "ctx_size",
+            "count",
+            "cells of the whole context; default context x batch, of more slots x parallel; 0: the model's own",
+            least=0,
+        ),
         Option("parallel", "count", "sequences (slots); default the batch"),
         Option("kv_unified", "flag", "one stream that all sequences share; a server without -np does so with 4"),
         Option("swa_full", "flag", "windows in a cache of full length"),

@@ -28,9 +28,8 @@ from kvplan.errors import InvalidInput
 __all__ = ["admits", "caches", "most", "pool", "states"]
 
 GIB = 2**30
-KEPT_PLANS = (
-    1024  # per spec; a search asks for one per stage of every number of stages, on GPUs of several architectures
-)
+# Per spec: a search asks for one per stage of every number of stages up to 64 (2,080), each a few kilobytes.
+KEPT_PLANS = 4096
 DETAILS = "https://docs.vllm.ai/en/latest/configuration/conserving_memory/"
 SOURCE = "vllm, v1/core/kv_cache_planning.py (kv_cache_utils.py up to 0.31) and v1/kv_cache_interface.py"
 
