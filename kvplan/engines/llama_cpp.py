@@ -741,7 +741,7 @@ ENGINE = Engine(
         Option(
             "ctx_size",
             "count",
-            "cells of the whole context; default context x batch, of more slots x parallel; 0: the model's own",
+            "cells in all; default context x batch (x parallel where that is more), 0: the model's own",
             least=0,
         ),
         Option("parallel", "count", "sequences (slots); default the batch"),
